@@ -9,7 +9,7 @@ from __future__ import annotations
 import functools
 import importlib
 import re
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import TYPE_CHECKING
 
@@ -22,6 +22,7 @@ from runners.capabilities import (
     LOCAL_RUNNERS,
     REQUIRED_PARTS,
     Support,
+    SupportLevel,
 )
 
 if TYPE_CHECKING:
@@ -63,6 +64,12 @@ class RunnerFacts:
     """Whether its volumes are persistent volume claims, and not folders."""
     build_result: str | None
     """Product of its builds, for messages; None if that depends on the settings."""
+
+    @functools.cached_property
+    def unsupported(self) -> Sequence[tuple[str, str, Support]]:
+        """The parts that the runner does not honour: the first key of the path, the path and the support of each."""
+        parts = ((path.partition(".")[0], path, support) for path, support in self.support.items())
+        return [part for part in parts if part[2].level is not SupportLevel.HONOURED]
 
 
 _EMPTY_FACTS = RunnerFacts(
@@ -115,16 +122,19 @@ def load(name: str, settings: RunnerSettings, wake: Callable[[], None]) -> Runne
 
 def runner_facts(name: str) -> RunnerFacts:
     """Return the facts about a runner. Those of a runner that is not installed or cannot be imported are empty."""
-    if name in RUNNERS:
-        return RunnerFacts(
-            support=CAPABILITIES[name],
-            required_parts=REQUIRED_PARTS.get(name, {}),
-            is_local=name in LOCAL_RUNNERS,
-            assigns_gpus=name in GPU_ASSIGNING_RUNNERS,
-            uses_claims=name in CLAIM_RUNNERS,
-            build_result=BUILD_RESULTS.get(name),
-        )
-    return _foreign_facts(name)
+    return _own_facts(name) if name in RUNNERS else _foreign_facts(name)
+
+
+@functools.cache
+def _own_facts(name: str) -> RunnerFacts:
+    return RunnerFacts(
+        support=CAPABILITIES[name],
+        required_parts=REQUIRED_PARTS.get(name, {}),
+        is_local=name in LOCAL_RUNNERS,
+        assigns_gpus=name in GPU_ASSIGNING_RUNNERS,
+        uses_claims=name in CLAIM_RUNNERS,
+        build_result=BUILD_RESULTS.get(name),
+    )
 
 
 @functools.cache

@@ -3,11 +3,12 @@
 from __future__ import annotations
 
 import hashlib
+import json
 import re
 from collections.abc import Callable
 from typing import Any
 
-from flask import Response, current_app, request
+from flask import Response, request
 
 from polyjob.api.request_context import me
 from polyjob.db.models import Project
@@ -16,6 +17,7 @@ from polyjob.services.idempotency import IdempotentRequest, ReplayedResponse
 
 HEADER = "Idempotency-Key"
 REPLAYED = "Idempotent-Replayed"
+_ENCODER = json.JSONEncoder(separators=(",", ":"))
 _KEY = re.compile(r"[!-~](?:[ -~]{0,253}[!-~])?\Z")
 
 PARAMETER = {
@@ -68,7 +70,7 @@ def _digest() -> str:
 
 
 def _text(document: dict[str, Any]) -> str:
-    return current_app.json.dumps(document, separators=(",", ":")) + "\n"
+    return _ENCODER.encode(document) + "\n"
 
 
 def _created(text: str) -> Response:

@@ -18,6 +18,8 @@ from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.checks import DuplicateKey, reject_duplicate_keys
 
 FORMS = ("application/x-www-form-urlencoded", "multipart/form-data")
+_DECODER = json.JSONDecoder(object_pairs_hook=reject_duplicate_keys)
+"""`json.loads` with a hook would create one for each body."""
 _BYTE_ORDER_MARKS = (codecs.BOM_UTF8, codecs.BOM_UTF16_LE, codecs.BOM_UTF16_BE)
 
 
@@ -30,6 +32,24 @@ class Request(flask.Request):
 
     This holds for every reader of the body: forms, JSON, logs and uploads.
     """
+
+    def get_data(self, cache: bool = True, as_text: bool = False, parse_form_data: bool = False) -> Any:
+        """Return the body. Raises what `stream` raises."""
+        if not (as_text or parse_form_data) and "_cached_data" not in vars(self) and self._has_small_body():
+            self._cached_data: bytes = self.environ["wsgi.input"].read(int(self.environ["CONTENT_LENGTH"]))
+            return self._cached_data
+        return super().get_data(cache, as_text, parse_form_data)  # type: ignore[call-overload]
+
+    def _has_small_body(self) -> bool:
+        """Return whether the worker has received the complete body, and no rule of `stream` can refuse it."""
+        limit = self.max_content_length
+        return (
+            self.environ.get(BODY_IS_LATE) is False
+            and "CONTENT_LENGTH" in self.environ
+            and "HTTP_CONTENT_ENCODING" not in self.environ
+            and "stream" not in vars(self)
+            and (limit is None or limit >= MAX_SMALL_BODY)
+        )
 
     @cached_property
     def stream(self) -> IO[bytes]:
@@ -96,7 +116,7 @@ def _parse(data: bytes) -> dict[str, Any]:
     if not data.strip():
         return {}
     try:
-        body = json.loads(data, object_pairs_hook=reject_duplicate_keys)
+        body = _DECODER.decode(data.decode(json.detect_encoding(data), "surrogatepass"))
     except DuplicateKey as error:
         raise Invalid([Problem("", str(error))]) from None
     except (ValueError, RecursionError) as error:

@@ -48,11 +48,38 @@ def check_values(document: Any, pointer: str = "") -> None:
 
     The check comes before any other work on the document, and ends at the first exceeded limit. So its work is limited.
     """
+    if _is_surely_valid(document):
+        return
     checker = _ValueChecker()
     with contextlib.suppress(_CheckEnded):
         checker.check(document, pointer, 0)
     if checker.problems:
         raise Invalid(checker.problems)
+
+
+def _is_surely_valid(document: Any) -> bool:
+    """Return whether the document is small and valid, as most are. False means that it has to be checked.
+
+    A document with fewer values than `MAX_DOCUMENT_DEPTH` is not nested too deeply either.
+    """
+    values = [document]
+    for value in values:  # which grows meanwhile
+        kind = type(value)
+        if kind is str:
+            if len(value) > MAX_KEY_LENGTH or not value.isascii() or "\0" in value:
+                return False
+        elif kind is dict:
+            if not all(type(key) is str for key in value):
+                return False
+            values += value
+            values += value.values()
+        elif kind is list:
+            values += value
+        elif value is not None and kind is not bool and not (kind is int and -_TOO_LARGE < value < _TOO_LARGE):
+            return False
+        if len(values) >= MAX_DOCUMENT_DEPTH:
+            return False
+    return True
 
 
 class _CheckEnded(Exception):

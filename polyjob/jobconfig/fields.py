@@ -4,9 +4,11 @@ from __future__ import annotations
 
 import re
 from collections.abc import Callable, Mapping
+from functools import cached_property
 from typing import Any
 
 from marshmallow import RAISE, Schema, ValidationError, fields, post_load, pre_load, validate
+from marshmallow.decorators import POST_LOAD, PRE_LOAD
 
 from polyjob.jobconfig.checks import MAX_TAG_LENGTH, MAX_TEXT_LENGTH, shorten_key
 from polyjob.jobconfig.commands import shell_text
@@ -238,6 +240,38 @@ class Section(Schema):
         unknown = RAISE
 
     error_messages = {"type": "Not an object."}
+
+    def load(self, data: Any, **options: Any) -> Any:
+        """Load a document. One that is surely valid is loaded without marshmallow's bookkeeping for errors."""
+        loaded = self._load_valid(data) if self._has_only_own_hooks else None
+        return super().load(data, **options) if loaded is None else loaded
+
+    @cached_property
+    def _has_only_own_hooks(self) -> bool:
+        names = {tag: [hook[0] for hook in hooks] for tag, hooks in self._hooks.items() if hooks}
+        return names == {PRE_LOAD: ["_drop_nulls"], POST_LOAD: ["_drop_empty"]}
+
+    @cached_property
+    def _positions(self) -> dict[str, int]:
+        """The position of each field in the loaded document."""
+        return {name: position for position, name in enumerate(self.load_fields)}
+
+    @cached_property
+    def _required(self) -> frozenset[str]:
+        return frozenset(name for name, field in self.load_fields.items() if field.required)
+
+    def _load_valid(self, data: Any) -> dict[str, Any] | None:
+        """Return the loaded document, or None if it is not valid; marshmallow describes why."""
+        if type(data) is not dict:
+            return None
+        loaded = {}
+        try:
+            for name in sorted(data, key=self._positions.__getitem__):
+                if data[name] is not None:
+                    loaded[name] = self.load_fields[name].deserialize(data[name], name, data)
+        except (KeyError, ValidationError):
+            return None
+        return self._drop_empty(loaded) if loaded.keys() >= self._required else None
 
     @pre_load
     def _drop_nulls(self, data: Any, **kwargs: Any) -> Any:

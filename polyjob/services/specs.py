@@ -9,7 +9,7 @@ import dataclasses
 import hashlib
 import json
 import platform
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -45,8 +45,9 @@ def check_runner_support(
     each part that the runner must refuse.
     """
     facts = runner_facts(runner)
-    notes, problems = notes_on_ignored_parts(config, runner), []
-    for path, support in _present_parts(config, facts):
+    unsupported = list(_unsupported_parts(config, facts))
+    notes, problems = _notes(unsupported, config, runner), []
+    for path, support in unsupported:
         if support.level is SupportLevel.REFUSED:
             detail = f"The {runner} runner cannot honour `{path}`: {support.reason}."
             problems.append(Problem(f"{pointer}/{path.replace('.', '/')}", detail))
@@ -81,17 +82,21 @@ def check_working_folder(config: Mapping[str, Any] | None, may_choose_folder: bo
 
 def notes_on_ignored_parts(config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
     """Return a note for each part of the config that this runner ignores: {"kind": path, "text"}."""
+    return _notes(_unsupported_parts(config, runner_facts(runner)), config, runner)
+
+
+def _notes(unsupported: Iterable[tuple[str, Support]], config: Mapping[str, Any], runner: str) -> list[dict[str, str]]:
     return [
         {"kind": path, "text": f"`{path}` was not used: {support.reason}."}
-        for path, support in _present_parts(config, runner_facts(runner))
+        for path, support in unsupported
         if support.level is SupportLevel.NOTED and (path != BACKEND_PATH or config[BACKEND_PATH] != runner)
     ]
 
 
-def _present_parts(config: Mapping[str, Any], facts: RunnerFacts) -> Iterator[tuple[str, Support]]:
-    """Yield each part of the config that the runner lists, with its support."""
-    for path, support in facts.support.items():
-        if path.partition(".")[0] in config and _look_up(config, path):
+def _unsupported_parts(config: Mapping[str, Any], facts: RunnerFacts) -> Iterator[tuple[str, Support]]:
+    """Yield each part of the config that the runner does not honour, with its support."""
+    for section, path, support in facts.unsupported:
+        if section in config and _look_up(config, path):
             yield path, support
 
 
@@ -261,9 +266,9 @@ def parse_placement(environment: Mapping[str, Any]) -> Placement:
 
 def requested_gpus(config: Mapping[str, Any] | None, runner: str) -> int:
     """Return the number of GPUs of this machine that polyjob assigns to a job. 0 if the runner assigns GPUs itself."""
-    if runner_facts(runner).assigns_gpus:
+    requested = ((config or {}).get("environment") or {}).get("resources")
+    if not requested or runner_facts(runner).assigns_gpus:
         return 0
-    requested = ((config or {}).get("environment") or {}).get("resources") or {}
     return parse_resources(requested).gpu or 0
 
 

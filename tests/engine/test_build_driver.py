@@ -13,6 +13,7 @@ from polyjob.engine.call_pools import InlineCalls, execute
 from polyjob.services import builds, job_queue, jobs
 from polyjob.services.notes import note_text
 from polyjob.statuses import Status
+from runners import registry
 from runners.base import RunnerUnavailable
 from runners.capabilities import CAPABILITIES, Support, SupportLevel
 
@@ -279,6 +280,7 @@ def test_retried_build_is_noted_on_build_and_job(world, monkeypatch):
 def test_ignored_config_is_named_in_status_and_build_log(world, monkeypatch):
     support = dict(CAPABILITIES["fake"]) | {"build.image": Support(SupportLevel.NOTED, "there are no images")}
     monkeypatch.setitem(CAPABILITIES, "fake", support)
+    monkeypatch.setattr(registry, "_own_facts", registry._own_facts.__wrapped__)
     job = world.submit(build={"image": "a"})
     world.end(job)
     text = "`build.image` was not used: there are no images."
