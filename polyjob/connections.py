@@ -43,6 +43,8 @@ _EXPECT = re.compile(rb"\r\nexpect:[ \t]*100-continue[ \t]*\r\n", re.IGNORECASE)
 _FEW_DIGITS = re.compile(rb"[0-9]{1,18}")
 _SEND_LIMIT = struct.pack("ll", MAX_SEND_SECONDS, 0)
 _SEND_SIZE = 1 << 20
+_MAX_JOINED_BYTES = 16 << 10
+"""Header and body of a response up to this size are sent by one call, so that the client wakes up once."""
 
 
 class Phase(Enum):
@@ -204,7 +206,12 @@ class Outbox:
         self._parts: deque[memoryview | _Span] = deque()
 
     def sendall(self, data: bytes) -> None:
-        if data:
+        if not data:
+            return
+        last = self._parts[-1] if self._parts else None
+        if isinstance(last, memoryview) and len(last) + len(data) <= _MAX_JOINED_BYTES:
+            self._parts[-1] = memoryview(bytes(last) + data)
+        else:
             self._parts.append(memoryview(data))
 
     def sendfile(self, file: Any, offset: int, count: int) -> None:
