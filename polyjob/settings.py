@@ -152,6 +152,12 @@ class Settings:
         "Maximum size of all logs and outputs, in GB; the oldest finished jobs lose theirs, except bookmarked jobs. "
         "0 = no limit.",
     )
+    delete_days: int = _setting(
+        read_non_negative,
+        "0",
+        "Days after its end after which a job is deleted with its log and outputs, except "
+        "[jobs that are bookmarked, archived or in use](job-config.md#garbage-collection); 0 = never.",
+    )
     archive_days: int = _setting(
         read_non_negative,
         "0",

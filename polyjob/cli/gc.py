@@ -22,7 +22,8 @@ def gc(data_dir: Path | None, dry_run: bool, is_json: bool) -> None:
     """Remove unused build artifacts, and logs and outputs of old jobs, now.
 
     The limits are POLYJOB_CACHE_LIMIT, POLYJOB_KEEP_DAYS and POLYJOB_KEEP_GB. Nothing that is in use is removed, and
-    jobs stay in the lists. Jobs, builds and projects that were archived more than POLYJOB_ARCHIVE_DAYS ago are deleted.
+    jobs stay in the lists. Only jobs that ended more than POLYJOB_DELETE_DAYS ago, and jobs, builds and projects that
+    were archived more than POLYJOB_ARCHIVE_DAYS ago, are deleted.
 
     The settings are those of the server: of the running one, or of the installed service. For any other data folder,
     they are those of this shell. A message says which.

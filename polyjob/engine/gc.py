@@ -1,4 +1,4 @@
-"""Garbage collection: remove unused images and virtualenvs of builds, the files of old jobs, and old archived items.
+"""Garbage collection: remove unused images and virtualenvs of builds, old jobs or their files, and old archived items.
 
 Nothing that is in use is chosen. If a job comes to use an artifact while it is being removed, its runner raises
 `ArtifactMissing` at the start, and the build is made again.
@@ -8,8 +8,9 @@ from __future__ import annotations
 
 import datetime
 import logging
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Container, Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import partial
 from typing import Any
 
 from peewee import fn
@@ -19,8 +20,9 @@ from polyjob.db.database import write
 from polyjob.db.models import LIVE_BUILDS, Bookmark, Build, Job, Project
 from polyjob.db.prepared import update
 from polyjob.engine_link import wake_engine
-from polyjob.services import builds, jobs, projects
+from polyjob.services import builds, jobs, old_jobs, projects
 from polyjob.services.notes import with_note
+from polyjob.services.old_jobs import MAX_EXPIRED_JOBS
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 from runners.base import Runner, RunnerError
@@ -55,7 +57,9 @@ def find_garbage(settings: Settings, store: Store, runners: Mapping[str, Runner]
             yield from _artifacts(settings, name, runner)
         except RunnerError as error:
             log.warning("the artifacts on the %s runner could not be listed: %s", name, error)
-    yield from _job_files(settings, store)
+    old_ids: set[int] = set()
+    yield from _old_jobs(settings, store, old_ids)
+    yield from _job_files(settings, store, old_ids)
     yield from _archived_items(settings, store)
 
 
@@ -143,8 +147,30 @@ def remove_artifact_in_steps(build: Build, runner: Runner) -> Iterator[None]:
 # Jobs.
 
 
-def _job_files(settings: Settings, store: Store) -> Iterator[Garbage]:
-    """Yield logs and outputs of ended jobs that are too old, or the oldest if all take too much space."""
+def _old_jobs(settings: Settings, store: Store, ids: set[int]) -> Iterator[Garbage]:
+    """Yield jobs that ended long ago and that nothing refers to, and add their ids to `ids`."""
+    if not settings.delete_days:
+        return
+    oldest = now() - datetime.timedelta(days=settings.delete_days)
+    reason = f"ended more than {settings.delete_days} days ago"
+    for project in list(Project.select().where(Project.deleted_at.is_null()).order_by(Project.id)):
+        if len(ids) == MAX_EXPIRED_JOBS:
+            return
+        for job_id, uuid in old_jobs.find_old(project, oldest, MAX_EXPIRED_JOBS - len(ids)):
+            ids.add(job_id)
+            remove = partial(_delete_old_job, job_id, oldest, reason)
+            yield Garbage("job", f"{project.unique_name}.jobs.{job_id}", store.job_size(uuid), reason, remove)
+
+
+def _delete_old_job(job_id: int, oldest: datetime.datetime, reason: str) -> None:
+    old_jobs.delete_old(job_id, oldest, reason)  # the engine removes it in one of its next passes
+
+
+def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Iterator[Garbage]:
+    """Yield logs and outputs of ended jobs that are too old, or the oldest if all take too much space.
+
+    Those of the jobs in `old_ids` are left out, because these jobs are deleted.
+    """
     if not settings.keep_days and not settings.keep_gb:
         return
     bookmarked = Bookmark.select(Bookmark.target_id).where(Bookmark.kind == "job", Bookmark.is_set)
@@ -153,10 +179,14 @@ def _job_files(settings: Settings, store: Store) -> Iterator[Garbage]:
         .where(Job.finished_at.is_null(False), Job.cleared_at.is_null(), Job.deleted_at.is_null())
         .order_by(Job.finished_at)
     )
-    sizes = {job.id: store.job_size(job.uuid) for job in with_files.iterator()} if settings.keep_gb else {}
+    sizes = {}
+    if settings.keep_gb:
+        sizes = {job.id: store.job_size(job.uuid) for job in with_files.iterator() if job.id not in old_ids}
     excess = sum(sizes.values()) - settings.keep_gb * GB
     oldest = now() - datetime.timedelta(days=settings.keep_days or 0)
     for job in list(with_files.where(Job.id.not_in(bookmarked)).limit(ROWS_PER_ROUND)):
+        if job.id in old_ids:
+            continue
         if settings.keep_days and job.finished_at < oldest:
             reason = f"older than {settings.keep_days} days"
         elif settings.keep_gb and excess > 0:

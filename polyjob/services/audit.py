@@ -1,7 +1,7 @@
 """The audit trail: one entry for each change by a user, written in the transaction of the change.
 
 The code that serves a request sets the actor once; the operations of the services record what they do. The engine's own
-writes leave no entry, because the statuses of a job show them.
+writes leave no entry, because the statuses of a job show them; only the jobs that it deletes for their age have one.
 """
 
 from __future__ import annotations
@@ -37,6 +37,9 @@ class Server:
 
 SERVER = Server()
 
+SERVER_NAME = "(server)"
+"""Stands for the username in entries of the server itself. It is not a valid username."""
+
 _actor: ContextVar[Actor | None] = ContextVar("actor", default=None)
 
 
@@ -62,23 +65,19 @@ def record_failed_login(username: str, address: str | None) -> None:
 
 def record_as(actor: Actor, action: str, target: Any, details: dict[str, Any]) -> None:
     """Record an action of the given actor. Must be called inside `database.write`."""
+    columns = {"user": actor.user.id, "username": actor.user.username, "token": actor.token, "address": actor.address}
+    insert(Audit, columns | _action_columns(action, target, details))
+
+
+def record_by_server(action: str, target: Job, **details: Any) -> None:
+    """Record an action that a setting asks for, and no user. Must be called inside `database.write`."""
+    insert(Audit, {"username": SERVER_NAME} | _action_columns(action, target, details))
+
+
+def _action_columns(action: str, target: Any, details: dict[str, Any]) -> dict[str, Any]:
     kind, name, project = _describe(target)
-    insert(
-        Audit,
-        {
-            "created_at": now(),
-            "user": actor.user.id,
-            "username": actor.user.username,
-            "token": actor.token,
-            "address": actor.address,
-            "action": action,
-            "kind": kind,
-            "target_id": target.id,
-            "target": name,
-            "project": project,
-            "details": details or None,
-        },
-    )
+    columns = {"created_at": now(), "action": action, "kind": kind, "target_id": target.id, "target": name}
+    return columns | {"project": project, "details": details or None}
 
 
 def _describe(target: Any) -> tuple[str, str, int | None]:

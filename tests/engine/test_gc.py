@@ -4,6 +4,10 @@ from __future__ import annotations
 
 import dataclasses
 import datetime
+import os
+import signal
+import subprocess
+import sys
 import uuid
 from collections import deque
 from pathlib import Path
@@ -13,11 +17,11 @@ from click.testing import CliRunner
 
 from polyjob.cli import main
 from polyjob.clock import now
-from polyjob.db.database import close_database, database, write
-from polyjob.db.models import Build, Job
+from polyjob.db.database import close_database, database, open_database, write
+from polyjob.db.models import Audit, Build, Dependency, Job, Project, Schedule, ScheduleFire
 from polyjob.engine import gc
 from polyjob.errors import Invalid
-from polyjob.services import bookmarks, builds, cloning, jobs, projects, submission
+from polyjob.services import audit, bookmarks, builds, cloning, jobs, old_jobs, projects, submission
 from polyjob.services.notes import note_text
 from polyjob.services.transitions import transition
 from polyjob.settings import environment
@@ -231,6 +235,128 @@ class TestJobs:
                 cloning.clone(Job.get_by_id(old.id), user, strategy, {}, settings)
         assert cloning.clone(Job.get_by_id(old.id), user, "restart", {}, settings).original_id == old.id
         assert jobs.visible_state(old.project, old.id)
+
+
+class TestOldJobs:
+    @pytest.fixture
+    def schedule(self, project, user):
+        with write("test"):
+            return Schedule.create(
+                project=project, user=user, timezone="UTC", missed="skip", overlap="allow", job={}, created_at=now(),
+                updated_at=now(),
+            )  # fmt: skip
+
+    @pytest.fixture
+    def add_fire(self, schedule):
+        def add(job=None):
+            with write("test"):
+                key = uuid.uuid4().hex
+                columns = {"schedule": schedule, "key": key, "due_at": now(), "outcome": "submitted", "job": job}
+                ScheduleFire.create(**columns, created_at=now())
+
+        return add
+
+    def remaining(self):
+        return [job.id for job in Job.select().where(Job.deleted_at.is_null()).order_by(Job.id)]
+
+    def test_old_jobs_are_deleted_with_an_audit_entry(self, settings, runner, make_job, project):
+        old, young, running = make_job(), make_job(age=datetime.timedelta(days=20)), make_job(age=None)
+        assert collect(settings, runner) == 0
+        assert collect(settings, runner, delete_days=30) == 10
+        assert self.remaining() == [young.id, running.id]
+        assert Project.get_by_id(project.id).job_count == 2
+        (entry,) = audit.list_entries(kind="job", target_id=old.id).where(Audit.action == "delete")
+        assert (entry.username, entry.user, entry.details) == (
+            audit.SERVER_NAME, None, {"reason": "ended more than 30 days ago"},
+        )  # fmt: skip
+        assert collect(settings, runner, delete_days=30) == 0
+
+    def test_bookmarked_and_archived_jobs_are_kept(self, settings, runner, make_job, user):
+        bookmarked, archived = make_job(), make_job()
+        bookmarks.add(bookmarked, user)
+        jobs.archive(archived, user, settings)
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == [bookmarked.id, archived.id]
+
+    @pytest.mark.parametrize("reference", ["dependency", "original", "first_attempt"])
+    def test_jobs_that_another_job_needs_are_kept_until_it_ends(self, settings, runner, make_job, reference):
+        old, other = make_job(), make_job(age=None)
+        with write("test"):
+            if reference == "dependency":
+                Dependency.create(job=other, upstream=old, condition="end")
+            else:
+                Job.update({reference: old.id}).where(Job.id == other.id).execute()
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == [old.id, other.id]
+        with write("test"):
+            Job.update(finished_at=now() - LONG_AGO).where(Job.id == other.id).execute()
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == []
+
+    def test_retries_are_deleted_after_the_last_of_them_is_old(self, settings, runner, make_job):
+        first, second, third = make_job(), make_job(), make_job(age=datetime.timedelta(days=29))
+        with write("test"):
+            Job.update(first_attempt=first.id).where(Job.id.in_([second.id, third.id])).execute()
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == [first.id, second.id, third.id]
+        collect(settings, runner, delete_days=28)
+        assert self.remaining() == []
+
+    def test_shown_runs_of_a_schedule_are_kept(self, settings, runner, make_job, add_fire, monkeypatch):
+        monkeypatch.setattr(old_jobs, "MAX_SHOWN_FIRES", 2)
+        found = [make_job() for _ in range(2)]
+        for job in found:
+            add_fire(job)
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == [job.id for job in found]
+        add_fire()
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == [found[1].id]
+
+    def test_one_round_deletes_a_limited_number(self, settings, runner, make_job, monkeypatch):
+        monkeypatch.setattr(gc, "MAX_EXPIRED_JOBS", 2)
+        found = [make_job(age=datetime.timedelta(days=days)) for days in (41, 43, 42)]
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == [found[0].id]
+        collect(settings, runner, delete_days=30)
+        assert self.remaining() == []
+
+    def test_job_that_is_needed_by_then_is_kept(self, settings, runner, make_job, user):
+        old = make_job()
+        changed = dataclasses.replace(settings, delete_days=30, keep_days=30)
+        (garbage,) = gc.find_garbage(changed, Store(settings.data_dir), {"process": runner})
+        assert (garbage.kind, garbage.name, garbage.size) == ("job", old.unique_name, 10)
+        bookmarks.add(old, user)
+        garbage.remove()
+        assert self.remaining() == [old.id]
+
+    def test_engine_removes_rows_and_files(self, world):
+        done, other = world.submit(), world.submit()
+        for job in (done, other):
+            world.end(job)
+        with write("test"):
+            Job.update(finished_at=now() - LONG_AGO).where(Job.id == done.id).execute()
+        store = Store(world.settings.data_dir)
+        gc.collect(dataclasses.replace(world.settings, delete_days=30), store, {})
+        world.settle()
+        assert [job.id for job in Job.select()] == [other.id]
+        assert not store.job_folder(done.uuid).exists()
+
+    @pytest.mark.parametrize(("point", "is_deleted"), [("expire-job:before", False), ("expire-job:after", True)])
+    def test_killed_deletion_is_complete_after_the_next_round(self, settings, make_job, point, is_deleted):
+        make_job()
+        close_database()
+        variables = os.environ | environment(dataclasses.replace(settings, runner="process", delete_days=30))
+        command = [sys.executable, "-m", "polyjob", "gc"]
+        killed = subprocess.run(command, env=variables | {"POLYJOB_CRASH_AT": point}, timeout=60, check=False)
+        assert killed.returncode == -signal.SIGKILL
+        open_database(settings.data_dir)
+        assert (self.remaining() == []) is is_deleted
+        close_database()
+        assert subprocess.run(command, env=variables, timeout=60, check=False).returncode == 0
+        open_database(settings.data_dir)
+        assert self.remaining() == []
+        assert audit.list_entries(kind="job").where(Audit.action == "delete").count() == 1
 
 
 class TestArchives:
