@@ -85,6 +85,7 @@ LIBRARIES = {
     "flask": {"polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.pages", "polyjob.server"},
     "gunicorn": {"polyjob.app", "polyjob.connections", "polyjob.server"},
     "kubernetes": {"runners.kubernetes"},
+    "markdown_it": {"polyjob.pages"},
     "marshmallow": {"polyjob.api", "polyjob.jobconfig"},
     "peewee": {
         *("polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.cli", "polyjob.db", "polyjob.engine", "polyjob.pages"),

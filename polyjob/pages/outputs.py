@@ -6,13 +6,16 @@ import csv
 import io
 import json
 import re
-from collections.abc import Iterator
+from collections.abc import Callable, Iterator
 from dataclasses import dataclass, field
 from typing import Any
+
+from markupsafe import Markup
 
 from polyjob.api.outputs import readable_outputs
 from polyjob.db.models import Job
 from polyjob.errors import Conflict
+from polyjob.pages import markdown
 from polyjob.pages.markup import plain_log
 from polyjob.storage.live_outputs import LiveOutputs
 from polyjob.storage.output_names import escape_name
@@ -91,12 +94,15 @@ class Preview:
     """The preview of one file."""
 
     kind: str
-    """`text`, `table`, `image`, or `none`."""
+    """`text`, `markdown`, `table`, `image`, or `none`."""
     size: int
     text: str = ""
+    html: Markup = Markup()
     rows: list[list[str]] = field(default_factory=list)
     is_cut: bool = False
     """True if the file is longer than the preview."""
+    is_source: bool = False
+    """True for a text that can also be shown formatted."""
 
 
 def overview(job: Job) -> Tree:
@@ -136,8 +142,14 @@ def _read_folder(outputs: ReadableOutputs, path: str, tree: Tree, depth: int) ->
     return entries
 
 
-def preview(outputs: ReadableOutputs, path: str) -> Preview:
-    """Return the preview of a file, reading no more of it than needed. Raises PathNotFound."""
+def preview(
+    outputs: ReadableOutputs, path: str, picture_url: Callable[[str], str], *, shows_source: bool = False
+) -> Preview:
+    """Return the preview of a file, reading no more of it than needed. Raises PathNotFound.
+
+    `picture_url` returns the URL of an image of the outputs, for the images in Markdown. With `shows_source`, Markdown
+    is a text.
+    """
     size, content = outputs.open_file(path)
     extension = file_extension(path)
     if extension in IMAGES:
@@ -150,9 +162,15 @@ def preview(outputs: ReadableOutputs, path: str) -> Preview:
     rows = _table_rows(text, TABLE_DELIMITERS[extension], is_cut) if extension in TABLE_DELIMITERS else []
     if rows:
         return Preview("table", size, rows=rows[:MAX_TABLE_ROWS], is_cut=is_cut or len(rows) > MAX_TABLE_ROWS)
+    is_markdown = extension in markdown.EXTENSIONS and size <= markdown.MAX_MARKDOWN_BYTES
+    if is_markdown and not shows_source:
+        html = markdown.render_markdown(
+            text, path, lambda image: picture_url(image) if file_extension(image) in IMAGES else None
+        )
+        return Preview("markdown", size, html=html)
     if extension == "json" and not is_cut:
         text = indent_json(text)
-    return Preview("text", size, text=plain_log(text.encode()), is_cut=is_cut)
+    return Preview("text", size, text=plain_log(text.encode()), is_cut=is_cut, is_source=is_markdown)
 
 
 def indent_json(text: str) -> str:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 from typing import Any
+from urllib.parse import quote
 
 from flask import Response, current_app, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
@@ -20,7 +21,7 @@ from polyjob.pages import builds as build_pages
 from polyjob.pages import job_list, logs, outputs, projects, reference, status
 from polyjob.pages.blueprint import blp, render_with_etag
 from polyjob.pages.job_page import job_context
-from polyjob.pages.urls import api_url
+from polyjob.pages.urls import api_url, job_url
 from polyjob.services import jobs
 from polyjob.storage.output_names import unescape_name
 from polyjob.storage.outputs import PathNotFound
@@ -113,7 +114,12 @@ def job_outputs(username: str, project_name: str, job_id: int, path: str) -> Any
         try:
             context["tree"] = outputs.folder(job_files, path)
         except PathNotFound:
-            context["preview"] = outputs.preview(job_files, path)
+            context["preview"] = outputs.preview(
+                job_files,
+                path,
+                lambda image: f"{job_url(job)}/raw/{quote(image)}",
+                shows_source="source" in request.args,
+            )
     except Conflict as error:
         context["tree"] = outputs.Tree(problem=str(error))
     context["download"] = f"{api_url(job)}/outputs"
