@@ -9,7 +9,7 @@ from typing import Any
 
 from polyjob.jobconfig.compose import RESOURCES
 from polyjob.pages.forms import Form
-from polyjob.pages.job_form import lines_of, numbered_lines, read_tags
+from polyjob.pages.job_form import lines_of, numbered_lines, read_names
 
 
 def run_command(project: str, form: Form, has_upload: bool = False) -> str:
@@ -25,7 +25,9 @@ def run_command(project: str, form: Form, has_upload: bool = False) -> str:
         words += ["--step", build_step]
     for _, line in numbered_lines(form.text("env")):
         words += ["-e", line.lstrip()]
-    for tag in read_tags(form):
+    for volume in read_names(form, "volumes"):
+        words += ["--volume", volume]
+    for tag in read_names(form, "tags"):
         words += ["--tag", tag]
     words += ["-u", "."] if has_upload else []
     config = form.text("config")

@@ -16,6 +16,7 @@ LABELS = {
     "image": "Image",
     "steps": "Build steps",
     "env": "Environment variables",
+    "volumes": "Volumes",
     "name": "Name",
     "tags": "Tags",
     "cpu": "CPU cores",
@@ -26,13 +27,15 @@ LABELS = {
     "upload": "Files",
     "config": "Config",
 }
-CONFIG_FIELDS = ("cmd", "image", "steps", "env", "backend", "timeout", *RESOURCES)
+CONFIG_FIELDS = ("cmd", "image", "steps", "env", "volumes", "backend", "timeout", *RESOURCES)
 """The fields that become a part of the config."""
 _FIELD_OF_POINTER = {
     "/config/run": "cmd",
     "/config/build/image": "image",
     "/config/build/build_steps": "steps",
     "/config/environment/env_vars": "env",
+    "/config/environment/data_refs": "volumes",
+    "/config/environment/persistence/data": "volumes",
     "/config/environment/resources/cpu": "cpu",
     "/config/environment/resources/memory": "memory",
     "/config/environment/resources/gpu": "gpu",
@@ -49,8 +52,8 @@ _FIELD_OF_POINTER = {
 def read_job(form: Form) -> tuple[dict[str, Any], ParsedBody]:
     """Return the body of the API request that makes the job, and its parsed form.
 
-    Fields take precedence over the typed config; build steps and environment variables are added to those of the
-    config. Raises Invalid with all problems.
+    Fields take precedence over the typed config; build steps, environment variables and volumes are added to those of
+    the config. Raises Invalid with all problems.
     """
     body, problems = _compose_body(form)
     pointers = {problem.pointer for problem in problems}
@@ -101,10 +104,11 @@ def _read_fields(form: Form) -> tuple[JobFields, list[Problem]]:
         build_steps=lines_of(form.text("steps")),
         env_vars=env_vars,
         resources={resource: form.word(resource) for resource in RESOURCES if form.word(resource)},
+        volumes=read_names(form, "volumes"),
         backend=form.word("backend"),
         timeout=timeout,
         name=form.word("name"),
-        tags=read_tags(form),
+        tags=read_names(form, "tags"),
     )
     return fields, problems
 
@@ -116,8 +120,9 @@ def _parse_config(text: str) -> dict[str, Any]:
     return document
 
 
-def read_tags(form: Form) -> list[str]:
-    return lines_of(form.text("tags").replace(",", "\n"))
+def read_names(form: Form, field: str) -> list[str]:
+    """Return the names in a field, which are separated by commas."""
+    return lines_of(form.text(field).replace(",", "\n"))
 
 
 def lines_of(text: str) -> list[str]:

@@ -178,7 +178,10 @@ def _page(
         has_upload=project.code_id is not None,
         upload_limit=settings().upload_limit,
         runners=_runner_options(settings().runner_names),
-        volumes=[volume for volume, _ in volumes.list_volumes(settings())],
+        volumes=[
+            f"`{volume.name}`{' (read-only)' if volume.is_read_only else ''}"
+            for volume, _ in volumes.list_volumes(settings())
+        ],
     )
     return make_response(page, status)
 

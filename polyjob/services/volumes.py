@@ -62,7 +62,7 @@ def start_fault(config: Mapping[str, Any], settings: Settings, runner: str) -> s
     names = volume_names(config)
     usable = usable_volumes(settings, runner) if names else {}
     missing = next((name for name in names if name not in usable), None)
-    return None if missing is None else f"The job cannot start: {_problem_of(missing, settings, runner)}"
+    return None if missing is None else _problem_of(missing, settings, runner)
 
 
 def _problem_of(name: str, settings: Settings, runner: str) -> str:

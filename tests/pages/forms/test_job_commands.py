@@ -33,6 +33,7 @@ class TestCommands:
         "env": "A=it's\nB=$(id)\nC=-d",
         "name": "train",
         "tags": "a b,-c",
+        "volumes": "data, models",
         "cpu": "500m",
         "memory": "1Gi",
         "gpu": "1",
