@@ -12,7 +12,7 @@ from polyjob.api.path_prefixes import PROJECT
 from polyjob.api.request_body import read_body
 from polyjob.api.request_context import empty, find_project, me, project_named
 from polyjob.api.schemas.common import load_body
-from polyjob.api.schemas.members import InviteBody, InviteSchema, MemberBody, MemberSchema
+from polyjob.api.schemas.members import InviteBody, InviteSchema, MemberBody, MemberSchema, NewInviteSchema
 from polyjob.auth import invites, login, members
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.roles import Role
@@ -57,14 +57,49 @@ def remove_member(username: str, project_name: str, member: str) -> Response:
     return empty(204)
 
 
+@blp.get(f"{PROJECT}/invites")
+@blp.page(InviteSchema)
+@requires(Access.MANAGE)
+def list_invites(username: str, project_name: str) -> dict[str, Any]:
+    """List the invite links that give a role in a project and can still be used"""
+    return page_of_query(invites.list_invites(find_project(username, project_name)))
+
+
+@blp.delete(f"{PROJECT}/invites/<invite_id>")
+@blp.empty(204)
+@requires(Access.MANAGE)
+def withdraw_invite(username: str, project_name: str, invite_id: str) -> Response:
+    """Withdraw an invite link that gives a role in a project"""
+    invites.withdraw(invite_id, find_project(username, project_name))
+    return empty(204)
+
+
 @blp.post("/users/invite")
 @blp.reads(InviteBody)
-@blp.response(201, InviteSchema)
+@blp.response(201, NewInviteSchema)
 @requires(Access.ADMINISTRATOR)
-def invite_user() -> dict[str, Any]:
+def invite_user() -> InviteLink:
     """Create a link with which one person creates their account, within three days; for administrators"""
     link = create_invite(load_body(InviteBody(), read_body()))
-    return {"url": invite_url(link), "project": link.project, "role": link.role, "expires_at": link.expires_at}
+    link.url = invite_url(link)
+    return link
+
+
+@blp.get("/users/invites")
+@blp.page(InviteSchema)
+@requires(Access.ADMINISTRATOR)
+def list_all_invites() -> dict[str, Any]:
+    """List the invite links that can still be used; for administrators"""
+    return page_of_query(invites.list_invites())
+
+
+@blp.delete("/users/invites/<invite_id>")
+@blp.empty(204)
+@requires(Access.ADMINISTRATOR)
+def withdraw_any_invite(invite_id: str) -> Response:
+    """Withdraw an invite link; for administrators"""
+    invites.withdraw(invite_id)
+    return empty(204)
 
 
 def create_invite(body: dict[str, Any]) -> InviteLink:

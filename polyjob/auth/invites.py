@@ -1,11 +1,14 @@
 """Invite links: each lets a person create one account, within three days. Only the digest of a link's token is stored.
 
-A link stops working if the administrator who created it is deleted, deactivated, or loses the administrator rights.
+A link stops working if it is withdrawn, or if the administrator who created it is deleted, deactivated, or loses the
+administrator rights.
 """
 
 from __future__ import annotations
 
 import datetime
+
+from peewee import JOIN, ModelSelect
 
 from polyjob.auth import members, users
 from polyjob.auth.roles import Role
@@ -34,6 +37,34 @@ def create_invite(creator: User, project: Project | None = None, role: Role | No
         audit.record("invite", audit.SERVER, **details)
     link.token = token
     return link
+
+
+def list_invites(project: Project | None = None) -> ModelSelect[InviteLink]:
+    """Return the links that can still be used, of one project or of all, the one that expires first at first.
+
+    Each has its creator and its project loaded.
+    """
+    links = (
+        InviteLink.select(InviteLink, User, Project)
+        .join(User)
+        .switch(InviteLink)
+        .join(Project, JOIN.LEFT_OUTER)
+        .where(InviteLink.expires_at > now(), User.is_active, User.is_admin, Project.deleted_at.is_null())
+        .order_by(InviteLink.expires_at, InviteLink.digest)
+    )
+    return links if project is None else links.where(InviteLink.project == project)
+
+
+def withdraw(invite_id: str, project: Project | None = None) -> None:
+    """Withdraw a link; with `project`, one of that project. Raises NotFound if there is no such link to use."""
+    with write("withdraw-invite"):
+        links = list_invites(project).where(InviteLink.digest.startswith(invite_id))
+        link = next((link for link in links if link.id == invite_id), None)
+        if link is None:
+            raise NotFound("There is no such open invite.")
+        InviteLink.delete().where(InviteLink.digest == link.digest).execute()
+        details = {"project": link.project.unique_name, "role": link.role} if link.project else {}
+        audit.record("withdraw invite", audit.SERVER, invited_by=link.creator.username, **details)
 
 
 def find_invite(token: str) -> InviteLink | None:

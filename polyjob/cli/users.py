@@ -3,14 +3,21 @@
 from __future__ import annotations
 
 import sys
+from urllib.parse import quote
 
 import click
 
+from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import exit_on_error
 from polyjob.cli.members import ROLES
+from polyjob.cli.names import project_path
 from polyjob.cli.options import json_option, yes_option
 from polyjob.cli.output import ago, local_time, print_json, print_table, say
+
+_project_of_invites = click.option(
+    "--project", "-p", metavar="PROJECT", help="A project that you manage.  [default: all, for administrators]"
+)
 
 
 @click.group()
@@ -77,7 +84,39 @@ def invite(project: str | None, role: str | None, is_json: bool) -> None:
         print_json(created)
     else:
         click.echo(created["url"])
-        say(f"The link works once, until {local_time(created['expires_at'])}.")
+        say(f"The link works once, until {local_time(created['expires_at'])}. `polyjob user withdraw` ends it earlier.")
+
+
+@user.command()
+@_project_of_invites
+@json_option
+def invites(project: str | None, is_json: bool) -> None:
+    """List the invite links that can still be used: all of them for administrators, or those of a project."""
+    with exit_on_error():
+        client = connect()
+        links = list(client.items(_path_of_invites(client, project), None))
+    if is_json:
+        print_json(links)
+        return
+    rows = [
+        [link["id"], link["project"] or "", link["role"] or "", link["created_by"], local_time(link["expires_at"])]
+        for link in links
+    ]
+    print_table(["ID", "PROJECT", "ROLE", "CREATED BY", "EXPIRES"], rows)
+
+
+@user.command()
+@click.argument("invite_id", metavar="ID")
+@_project_of_invites
+def withdraw(invite_id: str, project: str | None) -> None:
+    """Withdraw an invite link; `invites` lists the IDs."""
+    with exit_on_error():
+        client = connect()
+        client.send("DELETE", f"{_path_of_invites(client, project)}/{quote(invite_id, safe='')}")
+
+
+def _path_of_invites(client: Client, project: str | None) -> str:
+    return f"{project_path(client, project)}/invites" if project else "/users/invites"
 
 
 @user.command()

@@ -174,6 +174,13 @@ class InviteLink(Table):
     expires_at = InstantField()
     token: str
     """The token itself. It is not stored; only the code that just created it has it."""
+    url: str
+    """The address of the link, which has the token."""
+
+    @property
+    def id(self) -> str:
+        """The name of the link for people, from which its token cannot be guessed."""
+        return str(self.digest)[:16]
 
 
 class Build(Table):

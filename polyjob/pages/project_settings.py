@@ -1,4 +1,4 @@
-"""The settings of a project: its name, description and visibility, and its members."""
+"""The settings of a project: its name, description and visibility, its members, and open invites."""
 
 from __future__ import annotations
 
@@ -14,7 +14,7 @@ from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.members import MemberBody
 from polyjob.api.schemas.projects import ProjectChangeBody
 from polyjob.auth import identity as auth
-from polyjob.auth import members, permissions
+from polyjob.auth import invites, members, permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.roles import Role
 from polyjob.db.models import Project
@@ -90,6 +90,15 @@ def remove_member(username: str, project_name: str, member: str) -> AnyResponse:
     return done(path, f"{member} is not a member any more.")
 
 
+@blp.post(f"{SETTINGS}/invites/<invite_id>/withdraw")
+@requires(Access.MANAGE)
+def withdraw_project_invite(username: str, project_name: str, invite_id: str) -> AnyResponse:
+    project = find_project(username, project_name)
+    read_form()
+    invites.withdraw(invite_id, project)
+    return done(f"{project_url(project)}/settings", "The invite link was withdrawn.")
+
+
 @blp.post(f"{SETTINGS}/archive")
 @requires(Access.MANAGE)
 def archive_project(username: str, project_name: str) -> AnyResponse:
@@ -149,6 +158,7 @@ def _page(
         form=form or Form(_fields(project)),
         errors=errors or {},
         members=list(members.list_members(project)),
+        invites=list(invites.list_invites(project)),
         roles=ROLES,
     )
     return make_response(page, status)

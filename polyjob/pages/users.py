@@ -6,6 +6,7 @@ from flask import Blueprint, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
 from polyjob.api.members import create_invite, invite_url
+from polyjob.api.params import parse_digits
 from polyjob.api.problems import status_of
 from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.members import InviteBody
@@ -17,7 +18,8 @@ from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_for
 from polyjob.pages.project_settings import ROLES
 from polyjob.pages.urls import own_path, page_url, project_url
 
-MAX_USERS_SHOWN = 500
+PAGE_SIZE = 100
+MAX_PAGE = 10_000
 INVALID_INVITE = "It was already used, has expired, or was withdrawn. Ask the administrator for another one."
 
 blp = Blueprint("users", __name__)
@@ -47,19 +49,36 @@ def invite_user() -> AnyResponse:
     return _page(Form(), status=201, link=link)
 
 
+@blp.post("/users/invites/<invite_id>/withdraw")
+@requires(Access.ADMINISTRATOR)
+def withdraw_invite(invite_id: str) -> AnyResponse:
+    read_form()
+    invites.withdraw(invite_id)
+    return done(page_url("pages.users.list_users"), "The invite link was withdrawn.")
+
+
 def _page(
     form: Form, errors: dict[str, list[str]] | None = None, status: int = 200, *, link: InviteLink | None = None
 ) -> AnyResponse:
+    number = min(max(1, parse_digits(request.args.get("page", "")) or 1), MAX_PAGE)
+    accounts = list(users.list_users().limit(PAGE_SIZE + 1).offset((number - 1) * PAGE_SIZE))
     page = render_template(
         "users.html",
         form=form,
         errors=errors or {},
-        users=list(users.list_users().limit(MAX_USERS_SHOWN)),
+        users=accounts[:PAGE_SIZE],
+        previous=_url(number - 1) if number > 1 else None,
+        next_page=_url(number + 1) if len(accounts) > PAGE_SIZE and number < MAX_PAGE else None,
+        invites=list(invites.list_invites()),
         roles=ROLES,
         link=link,
         invite_url=invite_url(link) if link else None,
     )
     return make_response(page, status)
+
+
+def _url(page: int) -> str:
+    return page_url("pages.users.list_users") + (f"?page={page}" if page > 1 else "")
 
 
 # Changes of one user.

@@ -254,6 +254,60 @@ class TestInvites:
         assert entries[1]["details"] == {"invited_by": "eva"}
 
 
+class TestOpenInvites:
+    @pytest.fixture
+    def links(self, admin):
+        """An invite to the server, and one to the project."""
+        return admin.post(INVITE).json, admin.post(INVITE, {"project": "ana.demo", "role": "read"}).json
+
+    def test_links_are_listed_without_their_tokens(self, admin, client, links):
+        found = admin.get("/api/v1/users/invites").json["results"]
+        assert found == [{name: value for name, value in link.items() if name != "url"} for link in links]
+        assert [(link["project"], link["role"], link["created_by"]) for link in found] == [
+            (None, None, "eva"), ("ana.demo", "read", "eva"),
+        ]  # fmt: skip
+        assert client.get(f"{BASE}/invites").json["results"] == found[1:]
+
+    def test_withdrawn_link_is_invalid(self, admin, links):
+        assert admin.delete(f"/api/v1/users/invites/{links[0]['id']}").status_code == 204
+        assert [invites.find_invite(token_of(link)) is None for link in links] == [True, False]
+        assert admin.get("/api/v1/users/invites").json["count"] == 1
+        assert admin.delete(f"/api/v1/users/invites/{links[0]['id']}").status_code == 404
+
+    def test_manager_withdraws_links_of_the_project_only(self, client, other, links):
+        for link, status in zip(links, (404, 204), strict=True):
+            assert client.delete(f"{BASE}/invites/{link['id']}").status_code == status
+        assert other.get(f"{BASE}/invites").status_code == 404
+        assert client.get("/api/v1/users/invites").status_code == 403
+
+    @pytest.mark.parametrize("invite_id", ["x", "", "%25", "abc", "0" * 16])
+    def test_unknown_link_is_not_found(self, admin, links, invite_id):
+        assert admin.delete(f"/api/v1/users/invites/{invite_id}").status_code in (404, 405)
+        assert InviteLink.select().count() == 2
+
+    def test_links_that_cannot_be_used_are_not_listed(self, admin, links):
+        accept(links[0])
+        with write("test"):
+            InviteLink.update(expires_at=now() - datetime.timedelta(seconds=1)).execute()
+        assert admin.get("/api/v1/users/invites").json["count"] == 0
+
+    def test_withdrawal_is_in_the_audit_trail(self, admin, links):
+        admin.delete(f"/api/v1/users/invites/{links[1]['id']}")
+        entry = admin.get("/api/v1/audit").json["results"][0]
+        assert (entry["action"], entry["target"]) == ("withdraw invite", "server")
+        assert entry["details"] == {"invited_by": "eva", "project": "ana.demo", "role": "read"}
+
+    def test_killed_withdrawal_leaves_the_link_valid(self, admin, links, monkeypatch):
+        def die(name):
+            if name == "withdraw-invite:before":
+                raise SystemExit(name)
+
+        monkeypatch.setattr(db, "crash_point", die)
+        with pytest.raises(SystemExit):
+            invites.withdraw(links[0]["id"])
+        assert invites.find_invite(token_of(links[0]))
+
+
 def token_of(link):
     return link["url"].rsplit("/", 1)[1]
 

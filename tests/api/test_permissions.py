@@ -10,14 +10,14 @@ from pathlib import Path
 import pytest
 from flask import Flask
 
-from polyjob.auth import members, permissions, sessions, users
+from polyjob.auth import invites, members, permissions, sessions, users
 from polyjob.auth.permissions import Access, declared, refuse_undeclared, requires
 from polyjob.auth.roles import Role
 from polyjob.auth.scopes import Scope
 from polyjob.auth.tokens import job_token
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import database, write
-from polyjob.db.models import Build, Job, Meta, Project, Token, User
+from polyjob.db.models import Build, InviteLink, Job, Meta, Project, Token, User
 from polyjob.services import builds, schedules, submission, webhooks
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
@@ -26,6 +26,7 @@ from .conftest import BASE, CONFIG, Client
 
 GUIDE = Path(__file__).parent.parent.parent / "docs" / "permissions.md"
 OK, UNAUTHENTICATED, FORBIDDEN, NOT_FOUND = "ok", 401, 403, 404
+INVITE_ID = "f" * 16
 SCOPES = ["read", "submit", "admin"]
 LEAST_SCOPE = {
     "read": "read",
@@ -56,7 +57,7 @@ BODIES = {
 def operations(app):
     """Yield (endpoint, method, path) of every operation of the API, with the ids of existing objects."""
     ids = {"job_id": 1, "build_id": 1, "schedule_id": 1, "token_id": 1, "webhook_id": 1, "number": 1, "uuid": "0"}
-    ids |= {"member": "eva"}
+    ids |= {"member": "eva", "invite_id": INVITE_ID}
     ids |= {"username": "ana", "project_name": "demo"}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") or rule.endpoint.startswith("health."):
@@ -152,6 +153,7 @@ def permission_of(app, endpoint):
     return declared(app.view_functions[endpoint])
 
 
+SERVER_INVITES = ("invite_user", "list_all_invites", "withdraw_any_invite")
 PROJECT_LISTS = ("create_project", "list_projects", "list_project_names", "list_all_projects")
 
 
@@ -165,7 +167,7 @@ def expected(app, endpoint, method, caller):
             and view != "list_all_jobs"
         )
         or (blueprint == "projects" and view not in PROJECT_LISTS)
-        or (blueprint == "members" and view != "invite_user")
+        or (blueprint == "members" and view not in SERVER_INVITES)
         or endpoint == "audit.list_job_audit"
         or (blueprint == "webhooks" and view != "list_server_deliveries")
     )
@@ -207,8 +209,12 @@ CALLERS = [
 
 @pytest.fixture
 def app_with_runs(app, settings, user, project):
-    """The app. Ana has a stopped job, a running job, a queued job, a build and a webhook; bob owns nothing."""
+    """The app. Ana has a stopped job, a running job, a queued job, a build and a webhook; bob owns nothing.
+
+    An administrator has invited somebody to her project.
+    """
     users.create("bob")
+    invite = invites.create_invite(users.create("ida", is_admin=True), project, Role.READ)
     for status in (Status.STOPPED, Status.RUNNING, Status.CREATED):
         job = submission.create(project, user, {"config": CONFIG, "name": f"job-{status}"}, settings)
         with write("test"):
@@ -220,6 +226,7 @@ def app_with_runs(app, settings, user, project):
     schedules.create(project, user, {"cron": "0 3 * * *", "job": {"config": CONFIG}}, settings)
     with write("test"):
         Build.update(status=Status.STOPPED, finished_at=Job.get_by_id(1).finished_at).execute()
+        InviteLink.update(digest=INVITE_ID).where(InviteLink.digest == invite.digest).execute()
     return app
 
 

@@ -26,3 +26,20 @@ def test_invite_prints_a_link(server: Server) -> None:
     assert b"The link works once" in invited.stderr
     assert json_of(server, "user", "invite", "-p", "quick-start", "--role", "read", "--json")["role"] == "read"
     assert polyjob(server, "user", "invite", "--role", "read").returncode == 2
+
+
+def test_open_invites_are_listed_and_withdrawn(server: Server) -> None:
+    polyjob(server, "user", "invite", "-p", "quick-start", "--role", "read")
+    polyjob(server, "user", "invite")
+    everywhere, here = (
+        json_of(server, "user", "invites", "--json"),
+        json_of(server, "user", "invites", "-p", "quick-start", "--json"),
+    )
+    assert {link["project"] for link in everywhere} == {"root.quick-start", None}
+    assert {link["project"] for link in here} == {"root.quick-start"}
+    assert here[0]["id"].encode() in polyjob(server, "user", "invites").stdout
+    for link in everywhere:
+        words = ["-p", "quick-start"] if link["project"] else []
+        assert polyjob(server, "user", "withdraw", link["id"], *words).returncode == 0
+    again = polyjob(server, "user", "withdraw", here[0]["id"])
+    assert (again.returncode, b"no such open invite" in again.stderr) == (1, True)

@@ -129,6 +129,26 @@ class TestInvites:
         assert "Invalid invite link" in read(admin.application.test_client(), path, 410).text
         assert "zoe" in read(admin, "/users").text
 
+    def test_open_invites_are_shown_and_withdrawn(self, admin: FlaskClient, user: User, project: Project) -> None:
+        assert "Open invites" not in read(admin, "/users").text + read(admin, SETTINGS).text
+        links = [invites.create_invite(user), invites.create_invite(user, project, Role.READ)]
+        assert all(link.id[:8] in read(admin, "/users").text for link in links)
+        shown = read(admin, SETTINGS).text
+        assert [link.id[:8] in shown for link in links] == [False, True]
+        assert send(admin, SETTINGS, f"{SETTINGS}/invites/{links[0].id}/withdraw").status_code == 404
+        assert send(admin, SETTINGS, f"{SETTINGS}/invites/{links[1].id}/withdraw").location == SETTINGS
+        assert send(admin, "/users", f"/users/invites/{links[0].id}/withdraw").location == "/users"
+        assert InviteLink.select().count() == 0
+
+    def test_users_are_shown_on_pages(self, admin: FlaskClient, monkeypatch: pytest.MonkeyPatch) -> None:
+        monkeypatch.setattr("polyjob.pages.users.PAGE_SIZE", 2)
+        for name in ("bob", "carl"):
+            users.create(name)
+        first, second = read(admin, "/users"), read(admin, "/users?page=2")
+        assert ["bob" in first.text, "carl" in first.text, "carl" in second.text] == [True, False, True]
+        assert "/users?page=2" in first.links
+        assert "/users?page=3" not in second.links
+
     def test_link_is_not_used_up_by_looking_at_it(self, admin: FlaskClient, user: User) -> None:
         path = f"/users/invite/{invites.create_invite(user).token}"
         person = admin.application.test_client()

@@ -25,9 +25,9 @@ class MemberBody(Body):
 
 
 class InviteSchema(Schema):
-    """A new invite link."""
+    """An invite link that can still be used."""
 
-    url = fields.String(metadata={"description": "Address of the link. It is shown only in this response."})
+    id = fields.String()
     project = fields.String(
         attribute="project.unique_name",
         dump_default=None,
@@ -35,7 +35,14 @@ class InviteSchema(Schema):
         metadata={"description": "The project in which the new user gets the role."},
     )
     role = fields.String(allow_none=True)
+    created_by = fields.String(attribute="creator.username")
     expires_at = Instant()
+
+
+class NewInviteSchema(InviteSchema):
+    """A new invite link."""
+
+    url = fields.String(metadata={"description": "Address of the link. It is shown only in this response."})
 
 
 class InviteBody(Body):
