@@ -20,8 +20,13 @@ USES_KUBERNETES = $(findstring kubernetes,$(POLYJOB_RUNNER) $(POLYJOB_RUNNERS))
 run: $(STAMP) $(if $(USES_KUBERNETES),$(KUBERNETES),$(wildcard $(KUBERNETES)))  ## install polyjob into .venv and start the server
 	@exec $(BIN)/python -m polyjob serve
 
-test: $(TESTED)  ## install the test dependencies and run all tests: ARGS="-k jobs"
-	@echo "Running all tests. On two cores this takes 10 to 20 minutes, most of it with Docker, Podman and Chromium."
+test: $(TESTED)  ## install the test dependencies and run the tests: ARGS="-k jobs"
+	@if [ "$$POLYJOB_TEST_LONG" = 1 ]; then \
+		echo "Running all tests in their long form. On two cores this takes about 25 minutes."; \
+	else \
+		echo "Running the tests in their short form: with samples of the crash points, of the Docker runner's tests and of"; \
+		echo "generated values. On two cores this takes 6 to 12 minutes, most of it with Docker, Podman and Chromium."; \
+	fi
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
 coverage: $(TESTED)  ## run all tests and measure coverage, which takes about twice as long

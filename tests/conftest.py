@@ -22,13 +22,25 @@ from polyjob.db.models import Meta, Project, User
 from polyjob.logs.watcher import EXTENSION, Watcher
 from polyjob.settings import Settings, read_settings
 from polyjob.storage.store import Store
-from tests import distribution
+from tests import distribution, sampling
+from tests.require import is_long_run
 
 collect_ignore = ["third_party_runner"]
 """A distribution of its own; `test_third_party_runner.py` runs its tests."""
 
-hypothesis.settings.register_profile("the same each time", derandomize=True)
+hypothesis.settings.register_profile("the same each time", derandomize=True, max_examples=sampling.examples(100))
 hypothesis.settings.load_profile("the same each time")
+
+
+def pytest_configure() -> None:
+    sampling.choose_sample()  # the workers inherit the variable
+
+
+def pytest_report_header() -> str | None:
+    if is_long_run():
+        return None
+    chosen = f"{sampling.SAMPLE_VARIABLE}={sampling.choose_sample()}"
+    return f"short run: large tests take samples, other ones each day; {chosen} takes the same again"
 
 
 def pytest_sessionstart(session: pytest.Session) -> None:
@@ -36,6 +48,7 @@ def pytest_sessionstart(session: pytest.Session) -> None:
 
 
 def pytest_collection_modifyitems(items: list[pytest.Item]) -> None:
+    sampling.skip_others(items)
     items.sort(key=lambda item: distribution.rank_of(item.nodeid))
 
 

@@ -60,8 +60,8 @@ def rank_of(nodeid: str) -> int:
 
 
 def worker_count() -> int:
-    """Return the number of workers: more than cores, because most tests mostly wait."""
-    return min(2 * len(os.sched_getaffinity(0)) + 1, MAX_WORKERS)
+    """Return the number of workers: more than cores, because many tests wait. Each one collects all tests."""
+    return min(2 * len(os.sched_getaffinity(0)), MAX_WORKERS)
 
 
 class UnitScheduling(LoadScopeScheduling):

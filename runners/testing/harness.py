@@ -27,17 +27,21 @@ from runners.volumes import Volume
 
 INSTALLATION = "a" * 32
 PATIENCE_SECONDS = 20.0
+POLL_SECONDS = 0.05
+"""Pause between two looks at a condition, once it has been false for a while."""
 
 
 def wait_for(condition: Callable[[], Any], seconds: float = PATIENCE_SECONDS) -> Any:
     """Return the first true result of `condition`. Fail if there is none in time."""
     deadline = time.monotonic() + seconds
+    pause = 0.002
     while True:
         value = condition()
         if value:
             return value
         assert time.monotonic() < deadline, f"not within {seconds} s"
-        time.sleep(0.005)
+        time.sleep(pause)
+        pause = min(1.5 * pause, POLL_SECONDS)
 
 
 class Harness:

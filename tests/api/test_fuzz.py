@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 
 from polyjob.api.schemas.job_bodies import JobChangeBody, JobCreateBody
 from polyjob.jobconfig.schema import ConfigSchema
+from tests.sampling import examples
 
 from .conftest import BASE, JOBS
 
@@ -26,7 +27,7 @@ VALUES = st.recursive(
     max_leaves=15,
 )
 BODIES = st.dictionaries(st.sampled_from(KEYS), VALUES, max_size=6)
-QUIET = settings(max_examples=60, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+QUIET = settings(max_examples=examples(60), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 
 
 @pytest.mark.parametrize(

@@ -13,6 +13,7 @@ from polyjob.db.models import Job
 from polyjob.logs.follow import Idle
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
+from tests.sampling import examples
 
 from ..background import soon
 from .conftest import BASE, JOBS, move_job, pointers
@@ -46,7 +47,7 @@ class TestEvents:
         assert events[-1][2] == {"status": "succeeded"}
 
     @given(st.lists(st.binary(max_size=9), max_size=9))
-    @settings(max_examples=200)
+    @settings(max_examples=examples(200))
     def test_text_is_complete_for_any_chunks(self, pieces):
         events = read(log_sse.encode_events(events_of(pieces)))
         data = b"".join(pieces)
@@ -57,7 +58,7 @@ class TestEvents:
         assert not ids or ids[-1] == len(data)
 
     @given(st.text(max_size=30), st.data())
-    @settings(max_examples=100)
+    @settings(max_examples=examples(100))
     def test_ids_are_at_character_boundaries(self, text, data):
         whole = text.encode(errors="replace")
         cuts = sorted(data.draw(st.lists(st.integers(0, len(whole)), max_size=4)))

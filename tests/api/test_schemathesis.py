@@ -32,7 +32,7 @@ CHECKS = [
     response_headers_conformance,
     response_schema_conformance,
 ]
-EXAMPLES = 12 if is_long_run() else 5
+EXAMPLES = 12 if is_long_run() else 3
 """Examples of each operation, always with the same seed."""
 CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}, "build": {"image": "a"}}
 

@@ -170,6 +170,7 @@ def test_command_line_token_is_created_and_signs_in(new_page: Pages, plain_page:
     new_page.faults.clear()  # the token that it was signed in by is gone: 401
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(("screen", "viewport"), [("wide", {"width": 1100, "height": 900}), ("phone", PHONE)])
 def test_every_form_is_accessible(
     new_page: Pages, server: Server, accessible: Check, screenshot: Take, screen: str, viewport: dict[str, int]

@@ -349,6 +349,7 @@ class TestAppearance:
         server.until_done(number)
         return number
 
+    @pytest.mark.sample(every=2)
     @pytest.mark.parametrize("scheme", ["light", "dark"])
     def test_log_is_accessible(
         self,

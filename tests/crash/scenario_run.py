@@ -6,6 +6,7 @@ done it. Each process is a fork of one that has loaded all modules, and so start
 
 from __future__ import annotations
 
+import gc
 import io
 import json
 import os
@@ -16,7 +17,7 @@ import tarfile
 import threading
 import time
 import traceback
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -230,8 +231,8 @@ def inspect(folder: str, runner: str, result: str) -> None:
 class ForkServer:
     """A process that has loaded all modules, and forks a child for each call. A context manager, for one thread."""
 
-    def __init__(self, **environment: str) -> None:
-        self._environment = environment
+    environment: Mapping[str, str] = {}
+    """Variables of the next forks."""
 
     def __enter__(self) -> ForkServer:
         self._process = subprocess.Popen(
@@ -240,7 +241,6 @@ class ForkServer:
             stdout=subprocess.PIPE,
             text=True,
             cwd=ROOT,
-            env=os.environ | self._environment,
         )
         return self
 
@@ -250,20 +250,22 @@ class ForkServer:
     def fork(self, act: Callable[..., None], *arguments: str | None) -> int:
         """Call a function in a fork, and return the exit code; negative if a signal or the time limit ended it."""
         assert self._process.stdin and self._process.stdout
-        self._process.stdin.write(json.dumps([act.__name__, *arguments]) + "\n")
+        self._process.stdin.write(json.dumps([dict(self.environment), act.__name__, *arguments]) + "\n")
         self._process.stdin.flush()
         return int(self._process.stdout.readline())
 
 
 def _serve_forks() -> None:
+    gc.freeze()  # else each fork would copy the pages of all objects that it collects
     for line in sys.stdin:
-        name, *arguments = json.loads(line)
+        environment, name, *arguments = json.loads(line)
         child = os.fork()
         if not child:
             signal.alarm(int(3 * TIMEOUT_SECONDS))
             try:
                 os.dup2(os.open(os.devnull, os.O_RDONLY), 0)
                 os.dup2(2, 1)
+                os.environ.update(environment)
                 {"play": play, "inspect": inspect}[name](*arguments)
             except BaseException:
                 traceback.print_exc()

@@ -2,21 +2,23 @@
 
 Each scenario runs once undisturbed, which yields its crash points and the expected outcome. Then it runs for each of
 those points: in a process that dies there, and in another one to its end. With `POLYJOB_TEST_LONG=1` it dies at all
-points, in a short run only at some of them.
+points, in a short run only at some of them, at other ones each day.
 """
 
 from __future__ import annotations
 
 import contextlib
 import json
+from collections.abc import Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import pytest
 
-from tests.require import is_long_run, require_root
+from tests.require import require_root
 from tests.runners.docker_engine import remove_engine_objects
+from tests.sampling import sample
 from tests.simulators.kubernetes.remote import start as start_cluster
 from tests.simulators.webhook_receiver import Receiver
 
@@ -24,8 +26,8 @@ from .scenario_run import RECEIVER, ForkServer, inspect, play
 from .start_counts import ContainerStarts, PodStarts, cluster_settings
 
 PARALLEL_WALKS = 2
-SHORT_STRIDE = 4
-"""A short run dies only at every fourth point."""
+SHORT_RUN_POINTS = {"fake": 8, "process": 6, "docker": 3, "kubernetes": 3}
+"""Points of each scenario at which a short run dies."""
 OPTIONAL_POINTS = {"log", "note", "call-logs", "call-poll", "call-check", "call-clear"}
 """Points that a run may pass or not, depending on timing."""
 POINTS_OF_SCENARIO = {
@@ -88,6 +90,12 @@ EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
 """The number of runs of each command: by the name of the job, including its clones, or for each container."""
 
 
+@pytest.fixture(scope="session")
+def fork_servers() -> Iterator[list[ForkServer]]:
+    with contextlib.ExitStack() as stack:
+        yield [stack.enter_context(ForkServer()) for _ in range(PARALLEL_WALKS)]
+
+
 def outcome(fork_server: ForkServer, folder: Path, runner: str) -> dict[str, Any]:
     result = folder / "outcome.json"
     assert fork_server.fork(inspect, str(folder), runner, str(result)) == 0
@@ -111,7 +119,7 @@ def runs(folder: Path, starts: ContainerStarts | PodStarts | None) -> dict[str, 
     ]
     + [("docker", name) for name in CALLS_OF_SCENARIO],
 )
-def test_death_at_a_crash_point_does_not_change_the_outcome(request, runner, scenario, tmp_path):
+def test_death_at_a_crash_point_does_not_change_the_outcome(request, runner, scenario, tmp_path, fork_servers):
     with contextlib.ExitStack() as stack:
         starts: ContainerStarts | PodStarts | None = None
         receiver = stack.enter_context(Receiver())
@@ -124,7 +132,9 @@ def test_death_at_a_crash_point_does_not_change_the_outcome(request, runner, sce
             cluster = stack.enter_context(start_cluster(tmp_path / "cluster"))
             environment |= stack.enter_context(cluster_settings(cluster))
             starts = PodStarts(cluster)
-        walk(runner, scenario, tmp_path, starts, environment, receiver)
+        for fork_server in fork_servers:
+            fork_server.environment = environment
+        walk(runner, scenario, tmp_path, starts, fork_servers, receiver)
 
 
 def points_of(runner: str, scenario: str, passed: list[str]) -> list[str]:
@@ -164,16 +174,15 @@ def walk(
     scenario: str,
     tmp_path: Path,
     starts: ContainerStarts | PodStarts | None,
-    environment: dict[str, str],
+    fork_servers: list[ForkServer],
     receiver: Receiver,
 ) -> None:
     undisturbed = tmp_path / "calm"
     undisturbed.mkdir()
-    with ForkServer(**environment) as fork_server:
-        assert fork_server.fork(play, str(undisturbed), runner, scenario, None, str(undisturbed / "passed")) == 0
-        expected = outcome(fork_server, undisturbed, runner)
+    assert fork_servers[0].fork(play, str(undisturbed), runner, scenario, None, str(undisturbed / "passed")) == 0
+    expected = outcome(fork_servers[0], undisturbed, runner)
     passed = dict.fromkeys((undisturbed / "passed").read_text().split())
-    points = points_of(runner, scenario, list(passed))[:: 1 if is_long_run() else SHORT_STRIDE]
+    points = sample(points_of(runner, scenario, list(passed)), SHORT_RUN_POINTS[runner])
     assert expected["left"] == []
     assert runs(undisturbed, starts) == EXPECTED_RUNS[runner].get(scenario, [] if starts else {})
 
@@ -196,13 +205,12 @@ def walk(
             remove_engine_objects((folder / "installation").read_text())
         return None
 
-    def die_at_each(some: list[str]) -> list[str]:
-        with ForkServer(**environment) as fork_server:
-            return [text for point in some if (text := die(fork_server, point))]
+    def die_at_each(fork_server: ForkServer, some: list[str]) -> list[str]:
+        return [text for point in some if (text := die(fork_server, point))]
 
+    lanes = [points[lane::PARALLEL_WALKS] for lane in range(PARALLEL_WALKS)]
     with ThreadPoolExecutor(PARALLEL_WALKS) as pool:
-        lanes = [points[lane::PARALLEL_WALKS] for lane in range(PARALLEL_WALKS)]
-        wrong = [text for texts in pool.map(die_at_each, lanes) for text in texts]
+        wrong = [text for texts in pool.map(die_at_each, fork_servers, lanes) for text in texts]
     assert not wrong, "\n".join(wrong)
     if isinstance(starts, ContainerStarts):
         remove_engine_objects((undisturbed / "installation").read_text())

@@ -10,7 +10,7 @@ from tests.crash.soak import run_soak
 from tests.crash.soak_plan import JOBS_PER_SECOND, SoakPlan
 from tests.require import is_long_run
 
-SECONDS = (20 if is_long_run() else 8) * int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
+SECONDS = (20 if is_long_run() else 5) * int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
 
 
 @pytest.mark.parametrize("runner", sorted(JOBS_PER_SECOND))

@@ -26,7 +26,7 @@ from .manual_world import DataFolder, World
 from .user_requests import ANY, SCRIPTS, UserRequests
 
 SCALE = int(os.environ.get("POLYJOB_TEST_SCALE", "1"))
-SEQUENCES = (30 if is_long_run() else 10) * SCALE
+SEQUENCES = (30 if is_long_run() else 5) * SCALE
 STEPS = 50
 MAX_CLOCK_ERROR_SECONDS = 10 * 3600.0
 """Seconds that the wall clock is wrong by at most: no Idempotency-Key is a day old then."""

@@ -42,10 +42,12 @@ class Answer:
 def eventually(check: Callable[[], Any], seconds: float = 20.0, what: str = "it") -> Any:
     """Call `check` until its result is true, and return that. Fails after `seconds`."""
     deadline = time.monotonic() + seconds
+    pause = 0.01
     while time.monotonic() < deadline:
         if answer := check():
             return answer
-        time.sleep(0.02)
+        time.sleep(pause)
+        pause = min(1.5 * pause, 0.2)
     raise AssertionError(f"{what} did not happen within {seconds} s")
 
 

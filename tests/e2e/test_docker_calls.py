@@ -15,13 +15,13 @@ from pathlib import Path
 import pytest
 
 from tests.e2e.conftest import JOBS, Server, eventually
-from tests.require import require
+from tests.require import is_long_run, require
 from tests.runners.docker_engine import engine_answers, make_images
 from tests.runners.harness import IMAGE
 
 ENGINE = os.environ.get("DOCKER_HOST", "unix:///var/run/docker.sock")
 REQUEST = re.compile(rb"(GET|HEAD|POST|PUT|DELETE) /v[\d.]+/([\w/]+?)(/json)?(\?\S*)? HTTP/1\.1\r\n")
-SLOTS, QUEUED = 8, 60
+SLOTS, QUEUED = (8, 60) if is_long_run() else (3, 20)
 WINDOW = 6.0
 
 

@@ -120,6 +120,7 @@ def _is_said_to_be_away(server: Server, number: int) -> None:
     assert b"docker.io" in ready.body
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(("is_live", "way"), [(True, signal.SIGKILL), (False, signal.SIGKILL), (False, signal.SIGTERM)])
 def test_jobs_survive_a_restart_of_the_docker_engine(engine: Engine, server: Server, is_live: bool, way: int) -> None:
     cmd = "for i in $(seq 60); do echo $i; sleep 0.2; done; echo end > $POLYAXON_RUN_OUTPUTS_PATH/f; exit 5"

@@ -192,6 +192,7 @@ def test_unschedulable_pod_fails_the_job(server: Server, cluster: Any) -> None:
     assert job["uuid"] not in pods_of(cluster)
 
 
+@pytest.mark.sample(every=2)
 @pytest.mark.parametrize(
     ("rules", "words"),
     [({"quota": {"limits.cpu": "4"}}, "exceeded quota"), ({"least": {"cpu": "50m"}}, "minimum cpu usage")],

@@ -11,6 +11,7 @@ from polyjob.errors import Invalid
 from polyjob.jobconfig.parsing import add_line_numbers, parse_content
 from polyjob.jobconfig.validation import load_build_config, load_config
 from polyjob.jobconfig.yaml_loader import line_numbers
+from tests.sampling import examples
 
 
 def problems(act):
@@ -300,7 +301,7 @@ class TestTexts:
         assert line_numbers("a: [") == {}
 
     @given(st.text(max_size=60))
-    @settings(max_examples=500)
+    @settings(max_examples=examples(500))
     def test_any_text_is_a_document_or_invalid(self, text):
         try:
             parse_content(text)
@@ -319,7 +320,7 @@ class TestTexts:
             max_leaves=12,
         )
     )
-    @settings(max_examples=500)
+    @settings(max_examples=examples(500))
     def test_any_document_is_a_config_or_invalid(self, document):
         for load in (load_config, load_build_config):
             try:
@@ -334,6 +335,6 @@ class TestTexts:
             max_leaves=12,
         )
     )
-    @settings(max_examples=100)
+    @settings(max_examples=examples(100))
     def test_dumped_yaml_is_read_back(self, document):
         assert parse_content(yaml.safe_dump(document)) == document

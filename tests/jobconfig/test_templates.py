@@ -11,6 +11,7 @@ from hypothesis import strategies as st
 from polyjob.jobconfig.expressions import MAX_EXPRESSION_DEPTH, MAX_EXPRESSION_OPERATIONS
 from polyjob.jobconfig.template_filters import FILTERS, VALUE_COST, RenderBudget, RenderBudgetExceeded, TemplateError
 from polyjob.jobconfig.templates import render
+from tests.sampling import examples
 
 VALUES = {
     "lr": 0.1, "n": 3, "name": "a b", "flag": True, "nothing": None, "layers": [1, {"size": 2}], "model": {"id": "m-1"},
@@ -187,7 +188,7 @@ def test_number_of_listed_names_is_limited():
 
 
 @given(st.text(alphabet=" {}%#|.'\"()[]ab_0-1,\\$+~*/=<>", max_size=40))
-@settings(max_examples=1000)
+@settings(max_examples=examples(1000))
 def test_any_text_is_a_value_or_a_template_error(text):
     try:
         render(text, {"a": "{{ b }}", "b": [1]})

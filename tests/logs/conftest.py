@@ -24,6 +24,7 @@ from polyjob.logs.follow import LogChunk, RunEvent, RunEvents, StatusChange
 from polyjob.logs.watcher import Watcher
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
+from tests.sampling import examples
 
 PATIENCE_SECONDS = 10
 """No event of these tests takes longer, even on a busy machine."""
@@ -160,7 +161,7 @@ LOG_CONTENT = st.lists(
     st.sampled_from([b"", b"a", b"bc needle", b"\xff", "é".encode(), b"\r", b"x" * 40, b"\n", b"\n\n"])
 ).map(b"".join)
 MANY_EXAMPLES = hypothesis_settings(
-    max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
+    max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture]
 )
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import fcntl
 import hashlib
 import io
@@ -51,9 +52,14 @@ def make_images(host: str | None = None) -> None:
 
 
 def remove_engine_objects(installation: str, host: str | None = None) -> None:
-    """Remove the volume and the network of an installation from an Engine. Its containers must be removed before."""
+    """Remove the images, the volume and the network of an installation. Its containers must be removed before."""
+    import docker
+
     client = connect(host)
     filters = {"label": f"polyjob.installation={installation}"}
+    for image in sorted(client.images(filters=filters), key=lambda image: -image["Created"]):
+        with contextlib.suppress(docker.errors.APIError):  # it was a layer of one of the others
+            client.remove_image(image["Id"], force=True)
     for volume in client.volumes(filters=filters)["Volumes"] or ():
         client.remove_volume(volume["Name"])
     for network in client.networks(filters=filters):

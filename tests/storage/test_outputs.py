@@ -29,6 +29,7 @@ from polyjob.storage.sparse import ExtentReader
 from polyjob.storage.store import Store
 from runners.common.trees import remove_tree
 from tests.require import require_root
+from tests.sampling import examples
 from tests.storage.helpers import JOB, OTHER, chunks, fill, noise, picture, read, sealed, tar, unpack
 
 
@@ -156,7 +157,7 @@ def test_lookup_reads_little_of_a_large_index(tmp_path, monkeypatch):
 PART = st.text('a-./ é\udc80\n"z', min_size=1).filter(lambda part: "/" not in part)
 
 
-@settings(max_examples=150, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(150), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(st.sets(st.lists(PART, min_size=1, max_size=3).map("/".join)))
 def test_lookup_finds_exactly_the_entry(tmp_path, paths):
     outputs = indexed(tmp_path / "index", [Entry(path, "file", number) for number, path in enumerate(paths)])

@@ -25,6 +25,7 @@ from polyjob.errors import Invalid, TooLarge, Unavailable
 from polyjob.storage import uploads
 from polyjob.storage.store import Store
 from polyjob.storage.uploads import Limits, receive
+from tests.sampling import examples
 
 ROOT = Path(__file__).resolve().parents[2]
 LIMITS = Limits(size=4 << 20, unpacked=16 << 20, members=1000)
@@ -463,7 +464,7 @@ VALID = tar(*TREE, member("s", content=bytes(3000)))
 PACKED = gzip.compress(VALID, mtime=0)
 
 
-@settings(max_examples=250, deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
+@settings(max_examples=examples(250), deadline=None, suppress_health_check=[HealthCheck.function_scoped_fixture])
 @given(
     inside=st.booleans(),
     changes=st.lists(st.tuples(st.integers(0, 1 << 16), st.integers(0, 255)), min_size=1, max_size=12),

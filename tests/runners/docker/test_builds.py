@@ -337,6 +337,7 @@ def private(harness: DockerHarness, other: DockerHarness) -> tuple[str, str]:
     return artifact["image"], artifact["id"].removeprefix("sha256:")
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("length", [1, 2, 6, 12, 64])
 def test_image_of_another_build_cannot_be_run_by_its_id(
     harness: DockerHarness, private: tuple[str, str], length: int
@@ -508,6 +509,7 @@ def test_failing_step_in_the_joined_layer_is_named(harness: DockerHarness, monke
     assert (failed.value.build_step, failed.value.exit_code) == (failing, 9)
 
 
+@pytest.mark.sample(every=5)
 @pytest.mark.parametrize("value", ["one\ntwo", "漢" * 33_000, "=" * 99_000, " " * 99_000, "#" * 99_000])
 def test_any_build_variable_reaches_the_steps(harness: DockerHarness, value: str) -> None:
     artifact, _ = build(harness, 'printf %s "$V" > /v', env={"V": value}, nocache=False)

@@ -277,6 +277,7 @@ def test_prevent_start_removes_an_unstarted_container(harness: DockerHarness, mo
     assert harness.runner.inventory() == {}
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize("call", ["start", "create_container_from_config", "put"])
 @pytest.mark.parametrize(
     ("status", "words", "error"),
