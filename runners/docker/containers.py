@@ -6,9 +6,7 @@ import base64
 import contextlib
 import datetime
 import json
-import os
 import signal
-import stat
 import tarfile
 from collections.abc import Iterator, Mapping, Sequence
 from typing import Any
@@ -20,7 +18,7 @@ from runners.common.dockerfile import WORKING_FOLDER
 from runners.common.tarstream import END_OF_TARBALL, files_for_job
 from runners.docker.engine import EngineInfo
 from runners.docker.logs import BEGIN_LINE, INIT_ERRORS, first_frame
-from runners.volumes import Volume
+from runners.docker.volumes import volume_mounts
 
 OUTPUTS = "/polyjob/outputs"
 LOGS = "/polyjob/logs"
@@ -53,8 +51,6 @@ MAX_CHANGES_BYTES = 4 << 20
 """Maximum size of the list of changes in a container; the rest is not read."""
 UNREACHABLE_PATH = ("not a directory", "too many links", "too many levels of symbolic links")
 """Texts in the Engine's answer for a path that leads through a file, or through a circle of links."""
-MISSING_SOURCE = "bind source path does not exist"
-"""Text in the Engine's answer if the folder of a mount is missing. The path follows."""
 FOLDER_BIT, LINK_BIT = 1 << 31, 1 << 27
 """Bits of a file mode in Go's encoding."""
 LOG_FILES = 12
@@ -99,43 +95,12 @@ def host_config(client: Any, spec: JobSpec, engine: EngineInfo, shm_bytes: int, 
         nano_cpus=int(cpu * 1e9) if cpu else None,
         device_requests=gpus,
         ulimits=list(ulimits) or None,
-        mounts=[_mount(volume) for volume in spec.volumes] or None,
+        mounts=volume_mounts(spec, engine.shares_files) or None,
         log_config=log_config(engine.log_driver, spec.log_limit),
         extra_hosts={DOCKER_HOST_ALIAS: "host-gateway"}
         if DOCKER_HOST_ALIAS in spec.env.get("POLYAXON_API", "")
         else None,
     )
-
-
-def _mount(volume: Volume) -> Any:
-    """Return the mount of a volume. Unlike a bind, it makes the Docker Engine refuse a missing folder."""
-    return docker.types.Mount(volume.mount_path, volume.source, type="bind", read_only=volume.is_read_only)
-
-
-def missing_volume(spec: JobSpec, refusal: str) -> str | None:
-    """Return a sentence if the Engine has refused a job because the folder of a volume is missing, else None."""
-    volumes = spec.volumes if MISSING_SOURCE in refusal else ()
-    return next((_missing_text(volume) for volume in volumes if refusal.endswith(volume.source)), None)
-
-
-def missing_volume_here(spec: JobSpec) -> str | None:
-    """Return a sentence if the folder of a volume is missing on this machine, else None.
-
-    Podman does not refuse such a folder. It creates it.
-    """
-    for volume in spec.volumes:
-        try:
-            if not stat.S_ISDIR(os.stat(volume.source).st_mode):
-                return _missing_text(volume)
-        except (FileNotFoundError, NotADirectoryError):
-            return _missing_text(volume)
-        except OSError:  # the Engine may be able to use it
-            continue
-    return None
-
-
-def _missing_text(volume: Volume) -> str:
-    return f"The volume `{volume.name}` cannot be used: the Docker Engine has no folder {volume.source}."
 
 
 def log_config(driver: str, limit: int) -> Any:

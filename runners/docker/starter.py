@@ -40,8 +40,6 @@ from runners.docker.containers import (
     has_gpu_request,
     host_config,
     job_files,
-    missing_volume,
-    missing_volume_here,
     runs_as_root,
     unsupported_limits,
 )
@@ -57,6 +55,7 @@ from runners.docker.engine import (
     start_error,
 )
 from runners.docker.images import IMAGE_MISSING, find_artifact, find_image, inspect_image, stale_reason
+from runners.docker.volumes import missing_volume, missing_volume_here
 
 DEFAULT_SHM_BYTES = 1 << 30
 """Size of `/dev/shm` of a job without a memory limit, unless a setting changes it."""

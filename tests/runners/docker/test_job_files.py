@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import json
+import os
+import subprocess
 import tarfile
 from pathlib import Path
 from typing import Any
@@ -22,6 +24,7 @@ from runners.base import (
 from runners.docker.containers import MAX_PROCESSES, OOM_SCORE_ADJ
 from runners.docker.runner import DockerRunner
 from runners.volumes import Volume
+from tests.require import require
 from tests.runners.docker.helpers import on_podman_too, output_of, refusing
 from tests.runners.harness import DockerHarness, archive, folder_volume
 
@@ -165,7 +168,7 @@ def test_missing_folder_of_a_volume_fails_the_start_and_is_not_created(harness: 
     volume = Volume("data", str(tmp_path / "gone"))
     with pytest.raises(StartFailed) as failed:
         harness.runner.start(harness.spec("true", volumes=(volume,)), None)
-    assert str(failed.value) == f"The volume `data` cannot be used: the Docker Engine has no folder {tmp_path}/gone."
+    assert str(failed.value) == f"The volume `data` cannot be used: the Docker Engine has no folder {tmp_path}/gone"
     assert harness.runner.inventory() == {}
     assert not (tmp_path / "gone").exists()
 
@@ -181,6 +184,25 @@ def test_upload_outputs_and_volumes_of_a_job_are_separate(harness: DockerHarness
     assert harness.end(handle).succeeded, harness.log(spec, handle)
     assert harness.log(spec, handle) == b"codegiven"
     assert harness.outputs_of(spec, handle) == {"kept": b"given"}
+
+
+@on_podman_too
+def test_file_system_below_a_read_only_volume_is_read_only(harness: DockerHarness, tmp_path: Path) -> None:
+    require("root", not os.geteuid(), "only root can mount file systems")
+    volume, folder = folder_volume(tmp_path, "data", is_read_only=True)
+    nested = folder / "a b"
+    nested.mkdir()
+    subprocess.run(["mount", "-t", "tmpfs", "tmpfs", nested], check=True)
+    try:
+        (nested / "given").write_text("given\n")
+        spec = harness.spec("cd '/volumes/data/a b'; cat given; echo x > given", volumes=(volume,))
+        handle = harness.runner.start(spec, None)
+        assert not harness.end(handle).succeeded
+        assert harness.log(spec, handle).startswith(b"given\n")
+        assert (nested / "given").read_text() == "given\n"
+        harness.runner.clean(handle)
+    finally:
+        subprocess.run(["umount", nested], check=True)
 
 
 @on_podman_too
