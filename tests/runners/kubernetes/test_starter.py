@@ -10,6 +10,7 @@ import pytest
 from runners.base import (
     Missing,
     Placement,
+    Reason,
     Resources,
     RunnerError,
     RunnerRefused,
@@ -21,6 +22,7 @@ from runners.kubernetes import api as kubernetes_api
 from runners.kubernetes.api import TOO_LARGE_TEXTS
 from runners.kubernetes.permissions import PERMISSIONS
 from runners.kubernetes.starter import PENDING_REQUEST_SECONDS
+from runners.volumes import Volume
 from tests.runners.kubernetes.helpers import (
     MakeHarness,
     example_upload,
@@ -225,3 +227,13 @@ def test_pending_time_exceeds_the_time_of_all_attempts() -> None:
     )
     last_attempt_sent = (kubernetes_api.ATTEMPTS - 1) * attempt + kubernetes_api.CONNECT_SECONDS
     assert last_attempt_sent + 60 < PENDING_REQUEST_SECONDS  # the API server's own time limit
+
+
+def test_missing_claim_of_a_volume_fails_the_job_and_is_named(
+    harness: KubernetesHarness, make_kubernetes: MakeHarness
+) -> None:
+    impatient = make_kubernetes(harness.folder / "impatient", patience="0.2")
+    handle = impatient.runner.start(impatient.spec("true", volumes=(Volume("data", "sets", is_claim=True),)), None)
+    end = impatient.end(handle)
+    assert (end.reason, end.has_begun) == (Reason.START, False)
+    assert 'persistentvolumeclaim "sets" not found' in (end.message or "")
