@@ -35,6 +35,7 @@ from polyjob.api import (
     projects,
     request_body,
     schedules,
+    secrets,
     statuses,
     sweeps,
     tokens,
@@ -172,6 +173,7 @@ def _register_blueprints(app: Flask) -> None:
         tokens,
         audit,
         webhooks,
+        secrets,
         cluster,
         versions,
     ):

@@ -190,6 +190,10 @@ class JobSpec:
     """Environment variables of the job. The runner adds the inherited variables that it allows, `PYTHONUNBUFFERED`, the
     `marker_variable` of this job, and the paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH`, `POLYAXON_LOGS_PATH`
     and those of `volumes`."""
+    secrets: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
+    """Variables whose values are secret. They take precedence over `env`. The runner passes them to the command and to
+    nothing else: not to a build step, an argument, a label, a log or a message. A local runner masks them in the log
+    (see `runners.common.masking`); for a `RemoteRunner`, the engine does."""
     image: str | None = None
     resources: Resources = Resources()
     """For each resource the limit, or the request if no limit is set."""
@@ -545,6 +549,16 @@ class RemoteRunner(Runner):
         without a time count as written when they are fetched.
         """
         return (*self.logs(handle, cursor, limit), ())
+
+    def secret_values(self, handle: str) -> Sequence[str]:
+        """Return the values of `JobSpec.secrets` with which the job was created, so that its log can be masked.
+
+        The backend is asked, because the values may have been changed or deleted in the server since. The order may
+        differ. Valid until `clean`. Raises HandleNotFound, RunnerUnavailable and RunnerRefused.
+
+        Overridden by runners that honour `environment.secret_refs`.
+        """
+        return ()
 
     @abc.abstractmethod
     def outputs(self, handle: str) -> Iterator[bytes]:

@@ -79,7 +79,7 @@ PROCESS: Mapping[str, Support] = {
     "environment.index": _noted("it has no effect on a job"),
     "environment.image_pull_secrets": _noted(_HOST),
     "environment.service_account": _refused(_ELSEWHERE),
-    "environment.secret_refs": _refused(_REFERENCE),
+    "environment.secret_refs": _honoured(),
     "environment.configmap_refs": _refused(_REFERENCE),
     "environment.config_map_refs": _refused(_REFERENCE),
     "environment.data_refs": _honoured(),
@@ -129,7 +129,6 @@ KUBERNETES: Mapping[str, Support] = {
     "environment.annotations": _honoured(),
     "environment.image_pull_secrets": _honoured(),
     "environment.service_account": _honoured(),
-    "environment.secret_refs": _honoured(),
     "environment.configmap_refs": _honoured(),
     "environment.config_map_refs": _honoured(),
 }
@@ -150,6 +149,7 @@ BASIC: Mapping[str, Support] = {
     "environment.affinity": _noted("this runner places jobs itself"),
     "environment.tolerations": _noted("this runner places jobs itself"),
     "environment.image_pull_secrets": _noted("this runner uses no images"),
+    "environment.secret_refs": _refused("this runner keeps no secrets; let the command fetch them"),
     "environment.data_refs": _refused(_NO_VOLUMES),
     "environment.persistence.data": _refused(_NO_VOLUMES),
 }
@@ -177,6 +177,9 @@ BUILD_RESULTS: Mapping[str, str] = {"process": "a virtualenv", "docker": "an ima
 
 CLAIM_RUNNERS = frozenset({"kubernetes"})
 """Runners whose volumes are persistent volume claims. Those of all others are folders."""
+
+CLUSTER_SECRET_RUNNERS = frozenset({"kubernetes"})
+"""Runners whose cluster has secrets of its own, which jobs can name."""
 
 GPU_ASSIGNING_RUNNERS = frozenset({"kubernetes"})
 """Runners whose backend itself assigns GPUs to the jobs that ask for them."""

@@ -127,6 +127,7 @@ class FakeRunner(RemoteRunner):
             job = self._read(spec.uuid)
             if job is None:
                 job = {"env": dict(spec.env), "artifact": artifact, "started": self.clock(), "stopped": None}
+                job |= {"secrets": dict(spec.secrets)} if spec.secrets else {}
                 self._write(spec.uuid, job)
                 with open(os.path.join(self.folder, f"{spec.uuid}.runs"), "a") as runs:
                     runs.write("ran\n")
@@ -185,6 +186,10 @@ class FakeRunner(RemoteRunner):
         start = int(cursor or 0)
         data = job["env"].get("FAKE_LOG", "").encode()[start : start + limit]
         return data, str(start + len(data))
+
+    def secret_values(self, handle: str) -> Sequence[str]:
+        self._enter("secret_values", self._uuid(handle))
+        return list(self._existing(handle).get("secrets", {}).values())
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         self._enter("outputs", self._uuid(handle))

@@ -58,10 +58,12 @@ MAY_IMPORT = {
     },
     "polyjob.engine": {
         *("polyjob.services", "polyjob.storage", "polyjob.db", "polyjob.auth.roles", "polyjob.auth.tokens"),
-        *("runners", "runners.machine_faults"),
+        *("runners", "runners.common.log_times", "runners.common.masking", "runners.machine_faults"),
     },
     "polyjob.auth": {"polyjob.services", "polyjob.db"},
-    "polyjob.services": {"polyjob.jobconfig", "polyjob.storage", "polyjob.db", "runners.common.dockerfile"},
+    "polyjob.services": {
+        *("polyjob.jobconfig", "polyjob.storage", "polyjob.db", "runners.common.dockerfile", "runners.common.masking"),
+    },
     "polyjob.logs": {"polyjob.db", "runners.common.log_times"},
     "polyjob.jobconfig": set(),
     "polyjob.db": {"polyjob.storage.durable", "polyjob.storage.reserve"},
@@ -73,7 +75,7 @@ MAY_IMPORT = {
     "runners.docker": {"runners.common", "runners.machine_faults"},
     "runners.kubernetes": {"runners.common", "runners.machine_faults", "runners.kubernetes.options"},
     "runners.fake": {"runners.common"},
-    "runners.testing": {"runners.capabilities"},
+    "runners.testing": {"runners.capabilities", "runners.common.masking"},
     "runners.common": set(),
     "runners.machine_faults": set(),
 }
@@ -81,6 +83,7 @@ MAY_IMPORT = {
 
 LIBRARIES = {
     "click": {"polyjob.cli"},
+    "cryptography": {"polyjob.storage"},
     "docker": {"runners.docker", "runners.kubernetes"},
     "flask": {"polyjob.api", "polyjob.app", "polyjob.auth", "polyjob.pages", "polyjob.server"},
     "gunicorn": {"polyjob.app", "polyjob.connections", "polyjob.server"},

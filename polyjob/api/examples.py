@@ -44,6 +44,8 @@ EXAMPLES: dict[str, dict[str, Any]] = {
     "invite_user": {"project": "ana.demo", "role": "submit"},
     "create_token": {"name": "ci", "scope": "submit", "project": "ana.demo", "expires_in": 2592000},
     "create_webhook": {"url": "https://example.org/hook", "events": ["failed", "fixed"]},
+    "set_secret": {"value": "a long value"},
+    "set_server_secret": {"value": "a long value"},
     "create_user": {"username": "ana", "password": "a long password", "email": "ana@localhost", "is_admin": False},
     "set_password": {"password": "a longer password", "old_password": "a long password"},
     "update_me": {"email": "ana@localhost"},

@@ -22,16 +22,20 @@ from polyjob.formatting import format_size
 def backup(file: Path, data_dir: Path | None) -> None:
     """Save the database, logs, outputs and uploads in FILE, a tar; `-` is the standard output.
 
-    The server can run meanwhile. FILE has all tokens and secrets, so only you can read it.
+    The server can run meanwhile. FILE has all tokens, so only you can read it. The key of secrets is not in it.
     """
     from polyjob.services.backups import write_backup
+    from polyjob.storage.secret_box import KEY_FILE
 
     is_stdout = str(file) == "-"
     if is_stdout and sys.stdout.isatty():
         fail("The backup is binary. Redirect the standard output, or name a file.")
     with open_data_dir(data_dir) as settings, _opened_for_writing(file, is_stdout) as out:
         contents = write_backup(settings.data_dir, out)
+        key = settings.data_dir / KEY_FILE
     say(f"Saved {contents.files} files, {format_size(contents.bytes)}.")
+    if key.exists():
+        say(f"The key of secrets is not among them. Keep a copy of it elsewhere: {key}")
 
 
 @contextlib.contextmanager
@@ -59,6 +63,7 @@ def restore(file: Path, data_dir: Path | None) -> None:
 
     from polyjob.services.backups import CannotRestore, restore_backup
     from polyjob.storage.backup_tar import BadBackup
+    from polyjob.storage.secret_box import KEY_FILE
 
     if str(file) != "-" and not file.exists():
         hint = f" To show an archived job again: polyjob unarchive {file}" if str(file).isdecimal() else ""
@@ -80,6 +85,9 @@ def restore(file: Path, data_dir: Path | None) -> None:
     ):
         if count:
             click.echo(f"{count} {'job' if count == 1 else 'jobs'} {fate}.")
+    if restored.secrets:
+        key = settings.data_dir / KEY_FILE
+        click.echo(f"To use the secrets, copy `{KEY_FILE}` of the old server to {key}, or set them again.")
 
 
 commands = {"backup": backup, "restore": restore}

@@ -73,6 +73,9 @@ env_option = click.option(
     "--env", "-e", "env_vars", multiple=True, metavar="NAME[=VALUE]",
     help="Set a variable of the job, without VALUE to that of this shell; repeatable.",
 )  # fmt: skip
+secret_option = click.option(
+    "--secret", "secrets", multiple=True, metavar="NAME", help="Give the job a secret as a variable; repeatable."
+)
 backend_option = click.option("--backend", metavar="NAME", help="Runner of the job, one of the server's.")
 param_option = click.option(
     "--param", "params", multiple=True, metavar="NAME=VALUE", help="Set a parameter of the config; repeatable."

@@ -15,6 +15,7 @@ from polyjob.jobconfig.compose import ComposedJob
 
 OPTIONS = {
     "command": "COMMAND", "image": "--image", "build_steps": "--step", "env_vars": "--env",
+    "secrets": "--secret",
     "workdir": "the current folder", "caller_vars": "a variable of this shell", "cpu": "--cpu",
     "memory": "--memory", "gpu": "--gpu", "params": "--param", "backend": "--backend", "timeout": "--timeout",
     "retries": "--retries", "after": "--after", "name": "--name", "tags": "--tag", "notify": "--notify",

@@ -31,6 +31,7 @@ from polyjob.cli.options import (
     parse_params,
     project_option,
     quiet_option,
+    secret_option,
 )
 from polyjob.cli.origins import Origins
 from polyjob.cli.output import say
@@ -55,6 +56,7 @@ _JOB_OPTIONS = (
     backend_option,
     click.option("--step", "build_steps", multiple=True, metavar="COMMAND", help="Add a build step; repeatable."),
     env_option,
+    secret_option,
     param_option,
     click.option(
         "--file", "-f", "file", type=existing_file, help="Config file, YAML or JSON; - is the standard input."
@@ -157,7 +159,7 @@ def prepare_job(
     if not (caller or clean or quiet or options["upload"]):
         say("This folder is not uploaded; `-u .` uploads it and runs the job in the copy.")
     path = project_path(client, project)
-    _create_project(client, path, quiet)
+    create_project(client, path, quiet)
     if options["upload"] is not None:
         _upload(client, path, options["upload"], quiet)
     return client, path, body
@@ -184,6 +186,7 @@ def job_body(
         image=options["image"] or "",
         build_steps=options["build_steps"],
         env_vars=parse_env(options["env_vars"]),
+        secrets=options["secrets"],
         workdir=caller.folder if caller else "",
         caller_vars=caller.variables if caller else (),
         resources={kind: options[kind] for kind in RESOURCES if options[kind]},
@@ -202,7 +205,7 @@ def job_body(
     return job.body
 
 
-def _create_project(client: Client, path: str, quiet: bool) -> None:
+def create_project(client: Client, path: str, quiet: bool) -> None:
     """Create the project if it is missing and would belong to the user."""
     try:
         client.get(path)

@@ -473,6 +473,22 @@ class ScheduleFire(Table):
     created_at = InstantField()
 
 
+class Secret(Table):
+    """A secret that jobs receive as a variable: of one project, or without a project of all jobs of the server."""
+
+    user_id: int | None
+    project_id: int | None
+    id = AutoField()
+    project = ForeignKeyField(Project, null=True, on_delete="CASCADE")
+    name = TextField()
+    value = TextField()
+    """Encrypted; see `storage.secret_box`."""
+    user = ForeignKeyField(User, null=True, on_delete="SET NULL")
+    """The user who set the value last."""
+    created_at = InstantField()
+    updated_at = InstantField()
+
+
 class Idempotency(Table):
     """The first response to a request with an Idempotency-Key."""
 
@@ -562,6 +578,7 @@ TABLES: tuple[type[Table], ...] = (
     Audit,
     Schedule,
     ScheduleFire,
+    Secret,
     Idempotency,
     Webhook,
     Delivery,

@@ -14,11 +14,13 @@ from pathlib import Path
 from typing import Any
 
 from polyjob.db.models import Job
+from polyjob.engine.log_mask import LogMask, mask_piece
 from polyjob.engine.retries import error_text, is_refusal
 from polyjob.services.notes import START_REFUSED_NOTE, note_text
 from polyjob.statuses import Status
 from polyjob.storage.store import Store
 from runners.base import Exit, HandleNotFound, Reason, RemoteRunner, Runner, RunnerError
+from runners.common.log_times import Times
 
 NEVER_STARTED = "The job did not start within its time limit"
 LOG_PIECE_BYTES = 1 << 20
@@ -36,43 +38,73 @@ class LogPosition:
     length: int = 0
     is_cut: bool = False
     """The file has reached its limit; nothing more is fetched."""
+    mask_state: str | None = None
+    """The state of the job's masker. It stands for bytes before the cursor that are not in the file yet, because they
+    could be the beginning of a secret."""
 
     @classmethod
     def from_json(cls, value: dict[str, Any] | None) -> LogPosition:
         return cls(**value) if value else cls()
 
     def to_json(self) -> dict[str, Any]:
-        return dataclasses.asdict(self)
+        fields = dataclasses.asdict(self)
+        if self.mask_state is None:
+            del fields["mask_state"]
+        return fields
 
     def is_stored_as(self, value: dict[str, Any] | None) -> bool:
         """Return whether `value` is the JSON of this position. None stands for the beginning of the log."""
         return self == LogPosition.from_json(value)
 
 
-def fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
+def fetch_log(
+    runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int, mask: LogMask | None = None
+) -> LogPosition:
     """Append the next piece of a log to our file, and return the position after it.
 
     The file is first cut to `position`. At `limit` bytes, a last line says that the rest is dropped. One call fetches
     about `LOG_PIECE_BYTES`, so that the pass can commit in between. If the backend has forgotten the job, nothing is
-    fetched.
+    fetched. `mask` has the job's secrets.
     """
     with contextlib.suppress(HandleNotFound):
-        return _fetch_log(runner, handle, log, position, limit)
+        return _fetch_log(runner, handle, log, position, limit, mask)
     return position
 
 
-def _fetch_log(runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int) -> LogPosition:
+def _fetch_log(
+    runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int, mask: LogMask | None
+) -> LogPosition:
     """Do the work of `fetch_log`, but raise HandleNotFound if the backend has forgotten the job."""
     if position.is_cut:
         return position
     data, cursor, times = runner.timed_logs(handle, position.cursor, LOG_PIECE_BYTES)
+    if not data:
+        return position
+    mask_state = None
+    if mask is not None:
+        masker = mask.masker(runner, handle, position.mask_state)
+        data, times = mask_piece(masker, data, times)
+        mask_state = masker.state
+    return _append(log, data, times, LogPosition(cursor, position.length, mask_state=mask_state), limit)
+
+
+def _append(log: Path, data: bytes, times: Times, position: LogPosition, limit: int) -> LogPosition:
+    """Append data to our file, up to its limit, and return the position with the new length."""
     room = limit - position.length
     is_cut = len(data) > room
     if is_cut:
         data = data[: max(0, room)] + LOG_CUT_LINE.format(limit).encode()
-    if not data:
+    return dataclasses.replace(position, length=Store.append(log, data, position.length, times), is_cut=is_cut)
+
+
+def _append_held(
+    runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int, mask: LogMask | None
+) -> LogPosition:
+    """Append what the masker has held back, at the end of a log."""
+    if mask is None or position.mask_state is None or position.is_cut:
         return position
-    return LogPosition(cursor, Store.append(log, data, position.length, times), is_cut)
+    data = mask.masker(runner, handle, position.mask_state).flush()
+    return _append(log, data, (), dataclasses.replace(position, mask_state=None), limit)
 
 
 class NotFetched(RunnerError):
@@ -132,11 +164,13 @@ def finish(
     skipped: Collection[str] = (),
     deadline: Callable[[], str | None] = lambda: None,
     clears: bool = True,
+    mask: LogMask | None = None,
 ) -> Generator[FinishProgress, None, None]:
     """Do all steps of the end; of a long log only `PIECES_PER_COMMIT` pieces.
 
     `prefix` is the folder of the outputs inside their tarball. `skipped` names what is not fetched: `log`, `outputs`.
-    No more outputs are packed once `deadline` returns a reason. The backend is cleared only if `clears`.
+    No more outputs are packed once `deadline` returns a reason. The backend is cleared only if `clears`. `mask` has the
+    job's secrets.
 
     Yields its progress: at the end, and often while outputs are packed and files are removed, so that the caller can
     pause. Closing the iterator abandons the packing. Everything sealed or removed by then stays so.
@@ -147,7 +181,7 @@ def finish(
     missing: dict[str, str] = {}
     remote = runner if isinstance(runner, RemoteRunner) and handle is not None else None
     if remote and handle and not store.is_sealed(uuid) and "log" not in skipped:
-        position, is_drained = _drain_log(remote, handle, store.job_log(uuid), position, log_limit, missing)
+        position, is_drained = _drain_log(remote, handle, store.job_log(uuid), position, log_limit, mask, missing)
         if not is_drained:
             yield FinishProgress(position, is_complete=False)
             return
@@ -183,18 +217,25 @@ def _sync_and_clear(
 
 
 def _drain_log(
-    runner: RemoteRunner, handle: str, log: Path, position: LogPosition, limit: int, missing: dict[str, str]
+    runner: RemoteRunner,
+    handle: str,
+    log: Path,
+    position: LogPosition,
+    limit: int,
+    mask: LogMask | None,
+    missing: dict[str, str],
 ) -> tuple[LogPosition, bool]:
     """Fetch a few more pieces of a log. Return the position, and whether the log is complete."""
     for _ in range(PIECES_PER_COMMIT):
         before = position
         try:
             with _fetching("log"):
-                position = _fetch_log(runner, handle, log, before, limit)
+                position = _fetch_log(runner, handle, log, before, limit, mask)
+                if position == before:
+                    return _append_held(runner, handle, log, position, limit, mask), True
         except HandleNotFound as error:
             missing["log"] = str(error)
-        if position == before:
-            return position, True
+            return before, True
     return position, False
 
 

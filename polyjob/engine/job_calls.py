@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import abc
+import dataclasses
 import logging
 from dataclasses import dataclass
 from typing import Any, ClassVar
@@ -26,11 +27,13 @@ from polyjob.engine.job_writes import (
     unfetched,
     unstarted_write,
 )
+from polyjob.engine.log_mask import LogMask
 from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, error_text, is_refusal
 from polyjob.engine.writes import Write
 from polyjob.errors import Unavailable
-from polyjob.services import specs, volumes
+from polyjob.services import job_secrets, specs, volumes
 from polyjob.services.build_reuse import has_named_build
+from polyjob.services.job_secrets import SecretUnusable
 from polyjob.services.jobs import BY_ID
 from runners.base import ArtifactMissing, Exit, JobSpec, RemoteRunner, Runner, RunnerUnavailable, StartFailed
 
@@ -171,6 +174,8 @@ class StartJob(JobCall):
     _artifact: str | None
     _fault: str | None
     """Why the job cannot have its volumes."""
+    _secrets: dict[str, str | None]
+    """Name → encrypted value of the job's secrets."""
 
     def prepare(self) -> None:
         job, context = self.job, self.tools.context
@@ -187,12 +192,30 @@ class StartJob(JobCall):
         )
         self._artifact = job.build.artifact if job.build else None
         self._fault = volumes.start_fault(job.config, context.settings, job.runner)
+        self._secrets = job_secrets.encrypted_values(job.config, job.project_id)
 
     def run(self) -> str:
         if self._fault is not None:
             raise VolumeMissing(self._fault)
-        self.tools.context.store.make_job_folder(self.job.uuid)
+        context = self.tools.context
+        context.store.make_job_folder(self.job.uuid)
+        if self._secrets:
+            try:
+                secrets = job_secrets.decrypt_values(self._secrets, context.settings.data_dir)
+            except SecretUnusable as error:
+                return self._prevent(str(error))
+            self._spec = dataclasses.replace(self._spec, secrets=secrets)
         return self.runner.start(self._spec, self._artifact)
+
+    def _prevent(self, reason: str) -> str:
+        """Return the handle of a job that an earlier call has started, with the values of that time.
+
+        Otherwise raise StartFailed with the reason, once no start can take effect.
+        """
+        handle = prevent_start(self.runner, self.job.uuid)
+        if handle is None:
+            raise StartFailed(reason)
+        return handle
 
     def on_success(self, handle: str) -> None:
         self.memory.handle = handle or self.memory.handle
@@ -288,6 +311,7 @@ class FetchLog(JobCall):
         self._runner = runner
         self.handle = handle
         self.position = position
+        self._mask = _log_mask(job, memory)
         self._ended_at = 0.0
 
     def submit(self) -> None:
@@ -297,7 +321,7 @@ class FetchLog(JobCall):
     def run(self) -> LogPosition:
         context = self.tools.context
         path, limit = context.store.job_log(self.job.uuid), context.settings.log_limit
-        position = fetch_log(self._runner, self.handle, path, self.position, limit)
+        position = fetch_log(self._runner, self.handle, path, self.position, limit, self._mask)
         self._ended_at = self._now()  # an empty result waits for the next pass
         return position
 
@@ -362,6 +386,7 @@ class FinishJob(JobCall):
             self.skipped,
             deadline,
             self.clears,
+            _log_mask(job, self.memory),
         )
 
     def on_done(self, result: Result) -> Write | None:
@@ -423,6 +448,13 @@ def prevent_start(runner: Runner, uuid: str) -> str | None:
             "the start of job %s could not be prevented; the inventory decides instead: %s", uuid, error_text(error)
         )
         return runner.inventory().get(uuid)
+
+
+def _log_mask(job: Job, memory: JobMemory) -> LogMask | None:
+    """Return the mask of the job's secrets; None if it has none."""
+    if memory.log_mask is None and specs.secret_names(job.config):
+        memory.log_mask = LogMask()
+    return memory.log_mask
 
 
 def _load_project(job: Job) -> None:

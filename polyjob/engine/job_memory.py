@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from polyjob.engine import finalize
 from polyjob.engine.call_pools import Call
 from polyjob.engine.finalize import LogPosition
+from polyjob.engine.log_mask import LogMask
 from polyjob.engine.retries import TICK, Backoff
 from runners.base import State, Unknown
 
@@ -80,6 +81,8 @@ class JobMemory:
     """Known here before it is committed."""
     observation: Observation = field(default_factory=Observation)
     log: LogFetch = field(default_factory=LogFetch)
+    log_mask: LogMask | None = None
+    """Of a job with secrets, once its log is fetched."""
     backoff: Backoff = field(default_factory=Backoff)
     is_broken: bool = False
     """The last decision or preparation raised an exception."""

@@ -23,6 +23,7 @@ from polyjob.engine.call_pools import FunctionCall, Result
 from polyjob.engine.context import Context
 from polyjob.engine.finalize import FinishProgress, LogPosition, finish
 from polyjob.engine.finalize_lanes import MAX_PACKING_SECONDS, PACKING_TIMEOUT_NOTE
+from polyjob.engine.log_mask import LogMask
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
 from runners.base import Exited, RemoteRunner, Runner, RunnerError
@@ -121,9 +122,9 @@ def _fetch(runner: Runner, uuid: str, handle: str, settings: Settings, max_secon
         return PACKING_TIMEOUT_NOTE if clock.seconds() - began_at > MAX_PACKING_SECONDS else None
 
     progress = FinishProgress(LogPosition(), is_complete=False)
-    limits = (settings.log_limit, settings.outputs_limit)
+    limits, mask = (settings.log_limit, settings.outputs_limit), LogMask()
     while not progress.is_complete:
-        steps = finish(runner, uuid, uuid, handle, store, progress.position, *limits, (), deadline)
+        steps = finish(runner, uuid, uuid, handle, store, progress.position, *limits, (), deadline, mask=mask)
         with contextlib.closing(steps):
             for progress in steps:
                 if not progress.is_complete and clock.seconds() - began_at > max_seconds:

@@ -26,6 +26,8 @@ class JobFields:
     """Added to the build steps of the config."""
     env_vars: Sequence[tuple[str, str]] = ()
     """(name, value), added to the variables of the config."""
+    secrets: Sequence[str] = ()
+    """Names, added to the secrets of the config."""
     workdir: str = ""
     """Working folder, unless the config names one."""
     caller_vars: Sequence[tuple[str, str]] = ()
@@ -80,7 +82,9 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
         job.extend("build_steps", ("build", "build_steps"), list(fields.build_steps))
     if fields.env_vars:
         job.extend("env_vars", ("environment", "env_vars"), [list(pair) for pair in fields.env_vars])
-    set_names = _variable_names(base or {}) | {name for name, _ in fields.env_vars}
+    if fields.secrets:
+        job.extend("secrets", ("environment", "secret_refs"), list(fields.secrets))
+    set_names = _variable_names(base or {}) | {name for name, _ in fields.env_vars} | {*fields.secrets}
     caller_vars = [[name, value] for name, value in fields.caller_vars if name not in set_names]
     if caller_vars:
         job.extend("caller_vars", ("environment", "env_vars"), caller_vars)

@@ -1,4 +1,4 @@
-"""The settings of a project: its name, description and visibility, its members, and open invites."""
+"""The settings of a project: its name, description and visibility, its members, open invites and its secrets."""
 
 from __future__ import annotations
 
@@ -13,15 +13,16 @@ from polyjob.api.request_context import find_project, me, settings
 from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.members import MemberBody
 from polyjob.api.schemas.projects import ProjectChangeBody
+from polyjob.api.schemas.secrets import SecretBody
 from polyjob.auth import identity as auth
 from polyjob.auth import invites, members, permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.roles import Role
 from polyjob.db.models import Project
-from polyjob.errors import Conflict, Invalid
+from polyjob.errors import Conflict, Invalid, Unavailable
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
 from polyjob.pages.urls import own_path, page_url, project_url
-from polyjob.services import projects
+from polyjob.services import job_secrets, projects
 
 ROLES = [
     (str(Role.SUBMIT), "submit: submit, stop and view jobs"),
@@ -99,6 +100,33 @@ def withdraw_project_invite(username: str, project_name: str, invite_id: str) ->
     return done(f"{project_url(project)}/settings", "The invite link was withdrawn.")
 
 
+@blp.post(f"{SETTINGS}/secrets")
+@requires(Access.MANAGE)
+def set_secret(username: str, project_name: str) -> AnyResponse:
+    """Create a secret, or replace its value. The form never shows a value, not even the one that was refused."""
+    project, form = find_project(username, project_name), read_form(keep_stale=True)
+    shown = Form({"secret": form.word("secret")})
+    if form.is_stale:
+        return _page(project, shown, {"": [STALE_FORM]}, 403)
+    try:
+        value = load_body(SecretBody(), {"value": form.text("value")})["value"]
+        secret = job_secrets.set_secret(project, me(), form.word("secret"), value, settings().data_dir)
+    except (Invalid, Conflict, Unavailable) as error:
+        errors = _errors(error) if isinstance(error, Invalid) else {"secret": [str(error)]}
+        errors = {"secret" if name == "name" else name: texts for name, texts in errors.items()}
+        return _page(project, shown, errors, status_of(error))
+    return done(f"{project_url(project)}/settings", f"The secret {secret.name} was stored.")
+
+
+@blp.post(f"{SETTINGS}/secrets/<name>/remove")
+@requires(Access.MANAGE)
+def remove_secret(username: str, project_name: str, name: str) -> AnyResponse:
+    project = find_project(username, project_name)
+    read_form()
+    job_secrets.delete(project, name)
+    return done(f"{project_url(project)}/settings", f"The secret {name} was removed.")
+
+
 @blp.post(f"{SETTINGS}/archive")
 @requires(Access.MANAGE)
 def archive_project(username: str, project_name: str) -> AnyResponse:
@@ -159,6 +187,7 @@ def _page(
         errors=errors or {},
         members=list(members.list_members(project)),
         invites=list(invites.list_invites(project)),
+        secrets=list(job_secrets.list_secrets(project)),
         roles=ROLES,
     )
     return make_response(page, status)

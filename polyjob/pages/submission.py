@@ -35,7 +35,7 @@ from polyjob.pages.forms import (
 from polyjob.pages.job_commands import curl_commands, run_command
 from polyjob.pages.job_form import LABELS, errors_of, read_job
 from polyjob.pages.urls import project_url
-from polyjob.services import projects, specs, submission, volumes
+from polyjob.services import job_secrets, projects, specs, submission, volumes
 from polyjob.services.runner_choice import choose_runner
 from polyjob.storage.uploads import Limits
 
@@ -140,7 +140,9 @@ def _create_job(project: Project, form: Form, attributes: dict[str, Any], receiv
     if received.tarball is not None:
         config = attributes.get("config") or {}
         # Check first: no upload is stored for a job that is refused.
-        specs.check_runner_support(config, choose_runner(settings(), attributes), settings())
+        runner = choose_runner(settings(), attributes)
+        specs.check_runner_support(config, runner, settings())
+        job_secrets.check_names(config, project.id, runner)
         specs.check_working_folder(config, may_choose_folder())
         project.code = projects.store_upload(project, me(), received.tarball, settings())
         upload_digest = project.code.digest

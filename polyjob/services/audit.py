@@ -14,7 +14,7 @@ from typing import Any
 from peewee import ModelSelect
 
 from polyjob.clock import now
-from polyjob.db.models import Audit, Build, Job, Project, Schedule, Token, User, Webhook
+from polyjob.db.models import Audit, Build, Job, Project, Schedule, Secret, Token, User, Webhook
 from polyjob.db.prepared import insert
 from polyjob.webhook_urls import parse_url
 
@@ -49,7 +49,7 @@ def set_actor(actor: Actor | None) -> None:
 
 
 def record(
-    action: str, target: Job | Build | Project | Schedule | Token | User | Webhook | Server, **details: Any
+    action: str, target: Job | Build | Project | Schedule | Secret | Token | User | Webhook | Server, **details: Any
 ) -> None:
     """Record an action of the thread's actor; without an actor, do nothing. Must be called inside `database.write`."""
     actor = _actor.get()
@@ -88,6 +88,8 @@ def _describe(target: Any) -> tuple[str, str, int | None]:
         return "schedule", target.unique_name, target.project_id
     if isinstance(target, Project):
         return "project", target.unique_name, target.id
+    if isinstance(target, Secret):
+        return "secret", target.name, target.project_id
     if isinstance(target, User):
         return "user", target.username, None
     if isinstance(target, Server):

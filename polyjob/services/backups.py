@@ -18,7 +18,7 @@ from polyjob.clock import now
 from polyjob.crash_points import crash_point
 from polyjob.db.database import close_database, database, open_database, write
 from polyjob.db.migrations import current_version, latest_version, migrate
-from polyjob.db.models import CLAIMED, QUEUED, Job
+from polyjob.db.models import CLAIMED, QUEUED, Job, Secret
 from polyjob.services.notes import MISSING_OUTPUTS_NOTE
 from polyjob.services.transitions import update_columns, update_note
 from polyjob.storage.backup_tar import BadBackup, Contents, remove_path, unpack_tar, write_tar
@@ -59,6 +59,8 @@ class Restored:
     """Jobs that ran at that time. They end as `lost`."""
     queued_jobs: int
     """Jobs that had not been started. They run."""
+    secrets: int
+    """Secrets that need the key file, which is not part of a backup."""
 
 
 def write_backup(data_dir: Path, out: IO[bytes]) -> Contents:
@@ -66,7 +68,8 @@ def write_backup(data_dir: Path, out: IO[bytes]) -> Contents:
 
     The backup is the state at one instant: a copy of the database, and the files of the jobs, builds and uploads in
     it. It has what a job has logged until then; the outputs of jobs that have not ended are not part of it, and neither
-    are environments, images and files that a job left in its working folder. The database must be open. Blocks
+    are environments, images, files that a job left in its working folder, and the key of secrets. So a stolen backup
+    reveals none of them. The database must be open. Blocks
     while another backup of the folder is made. Raises OSError and DatabaseError.
     """
     snapshot = data_dir / f"{DATABASE_FILE}.backup"
@@ -118,7 +121,7 @@ def restore_backup(source: IO[bytes], data_dir: Path) -> Restored:
     part.mkdir(mode=0o700)
     try:
         header, contents = unpack_tar(source, part, lambda name: _KNOWN.fullmatch(name) is not None)
-        lost_jobs, queued_jobs = _prepare_database(part)
+        counts = _prepare_database(part)
         crash_point("restore:before")
         for path in sorted(part.iterdir(), key=lambda path: path.name == DATABASE_FILE):
             path.rename(data_dir / path.name)
@@ -128,7 +131,7 @@ def restore_backup(source: IO[bytes], data_dir: Path) -> Restored:
         _remove_incomplete_restore(data_dir)
         raise
     part.rmdir()
-    return Restored(contents, str(header.get("created_at")), str(header.get("version")), lost_jobs, queued_jobs)
+    return Restored(contents, str(header.get("created_at")), str(header.get("version")), *counts)
 
 
 def _check_is_free(data_dir: Path) -> None:
@@ -151,8 +154,8 @@ def _remove_incomplete_restore(data_dir: Path) -> None:
         remove_path(data_dir / name)
 
 
-def _prepare_database(folder: Path) -> tuple[int, int]:
-    """Migrate the database, and end the jobs that ran. Return the number of these, and of the queued jobs."""
+def _prepare_database(folder: Path) -> tuple[int, int, int]:
+    """Migrate the database, and end the jobs that ran. Return the number of these, of queued jobs, and of secrets."""
     if not (folder / DATABASE_FILE).exists():
         raise BadBackup("The backup has no database.")
     try:
@@ -173,7 +176,7 @@ def _prepare_database(folder: Path) -> tuple[int, int]:
                 update_columns(job, exit=Exit(Reason.LOST, message=_LOST_MESSAGE).to_json(), handle=None)
         queued = Job.select().where(QUEUED | (CLAIMED & Job.attempt_at.is_null())).count()
         database.execute_sql("PRAGMA wal_checkpoint(TRUNCATE)")
-        return len(running), queued
+        return len(running), queued, Secret.select().count()
     except DatabaseError as error:
         raise BadBackup(f"The database of the backup cannot be read: {error}.") from None
     finally:

@@ -15,7 +15,7 @@ from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.validation import load_config
-from polyjob.services import audit, specs, webhooks
+from polyjob.services import audit, job_secrets, specs, webhooks
 from polyjob.services.abandon import ABANDONED_NOTE
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.jobs import reload
@@ -121,6 +121,7 @@ def _config_columns(
         )
         runner = runner_of_clone(settings, source, config, is_changed=is_changed)
         notes = specs.check_runner_support(config, runner, settings)
+        job_secrets.check_names(config, source.project_id, runner)
     columns = {
         "description": attributes.get("description") or source.description,
         "readme": source.readme,

@@ -18,7 +18,7 @@ from polyjob.db.prepared import Prepared
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.commands import shown_command
-from polyjob.services import audit, outbox, specs
+from polyjob.services import audit, job_secrets, outbox, specs
 from polyjob.services.capacity import read_changes
 from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
@@ -153,6 +153,7 @@ def _config_columns(job: Job, config: Mapping[str, Any], content: str | None, se
     if job.is_managed:
         runner = choose_runner(settings, {"config": config}, default=job.runner)
         notes = specs.check_runner_support(config, runner, settings)
+        job_secrets.check_names(config, job.project_id, runner)
     if job.build is not None and job.build.runner != runner:
         detail = f"The job uses a build of the {job.build.runner} runner, so it cannot run on the {runner} runner."
         raise Invalid([Problem("/config/backend", detail)])

@@ -9,6 +9,7 @@ import dataclasses
 import hashlib
 import json
 import platform
+import re
 from collections.abc import Iterable, Iterator, Mapping
 from pathlib import Path
 from typing import Any
@@ -32,6 +33,8 @@ API_VERSION = "v1"
 GPU_PATH = "environment.resources.gpu"
 BACKEND_PATH = "backend"
 """Part of a config that names the runner; see `polyjob.services.runner_choice`."""
+SECRET_NAME = re.compile(r"[A-Z_][A-Z0-9_]{0,99}\Z")
+"""A name of a secret in polyjob. A secret of a cluster has no capital letters and no `_`."""
 WITHDRAWN_KINDS = ("invalidated", "archived", "deleted")
 """Reasons of a build that replaces one that a user withdrew. Its build steps run again, without the backend's cache."""
 
@@ -259,9 +262,15 @@ def parse_placement(environment: Mapping[str, Any]) -> Placement:
         annotations=environment.get("annotations") or {},
         pull_secrets=tuple(environment.get("image_pull_secrets") or ()),
         service_account=environment.get("service_account"),
-        secrets=tuple(environment.get("secret_refs") or ()),
+        secrets=tuple(name for name in environment.get("secret_refs") or () if not SECRET_NAME.match(name)),
         config_maps=tuple(dict.fromkeys(config_maps)),
     )
+
+
+def secret_names(config: Mapping[str, Any] | None) -> tuple[str, ...]:
+    """Return the names of the secrets of polyjob that a config names. The others are those of a cluster."""
+    names = ((config or {}).get("environment") or {}).get("secret_refs") or ()
+    return tuple(dict.fromkeys(name for name in names if SECRET_NAME.match(name))) if names else ()
 
 
 def requested_gpus(config: Mapping[str, Any] | None, runner: str) -> int:

@@ -11,7 +11,7 @@ from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
-from polyjob.services import audit, capacity, dependencies, specs, webhooks
+from polyjob.services import audit, capacity, dependencies, job_secrets, specs, webhooks
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
@@ -88,6 +88,8 @@ def prepare(
     runner = choose_runner(settings, attributes) if managed else settings.runner
     notes = specs.check_runner_support(config, runner, settings) if config and managed else []
     specs.check_working_folder(config, may_choose_folder)
+    if managed:
+        job_secrets.check_names(config, project.id, runner)
     columns |= {
         "config": config,
         "content": attributes.get("content"),

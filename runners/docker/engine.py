@@ -30,6 +30,8 @@ log = logging.getLogger("polyjob.docker")
 
 INSTALLATION, JOB, ENGINE = "polyjob.installation", "polyjob.job", "polyjob.engine"
 """Labels of everything that polyjob creates. The last one holds the Engine's identity."""
+SECRETS = "polyjob.secrets"
+"""Label of a container: the names of its secret variables, with commas."""
 CALL_SECONDS = 60
 TRANSFER_SECONDS = 600
 """Time limits of an ordinary call, and of one that transfers files."""

@@ -39,6 +39,7 @@ from runners.docker.engine import (
     ANOTHER_ENGINE,
     INSTALLATION,
     JOB,
+    SECRETS,
     TRANSFER_SECONDS,
     check_usable,
     connect,
@@ -205,6 +206,14 @@ class DockerRunner(RemoteRunner):
                 self._connection.client(), container, position, limit, TRANSFER_SECONDS
             )
         return data, position.text() if data else cursor, times
+
+    def secret_values(self, handle: str) -> Sequence[str]:
+        container = self._own_container(handle) or "none"
+        with translate_errors(), translate_read_errors(self._connection.client(), container, "the log"):
+            config = self._connection.client().inspect_container(container)["Config"]
+        names = ((config["Labels"] or {}).get(SECRETS) or "").split(",")
+        variables = dict(variable.partition("=")[::2] for variable in config["Env"] or ())
+        return [variables[name] for name in names if name in variables]
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         container = self._own_container(handle) or "none"

@@ -48,6 +48,7 @@ from runners.docker.engine import (
     ENGINE,
     INSTALLATION,
     JOB,
+    SECRETS,
     TRANSFER_SECONDS,
     container_state,
     error_text,
@@ -173,7 +174,8 @@ class ContainerStarter:
         name, value = marker_variable(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
         own |= volume_variables({volume.name: volume.mount_path for volume in spec.volumes})
-        proxies = client_proxies(client, spec.env)
+        variables = {**spec.env, **spec.secrets}
+        proxies = client_proxies(client, variables)
         launch = LAUNCH_IN_NEW_FOLDERS if creates_folders else LAUNCH
         shm_bytes = int(self._settings.options.get("docker_shm", DEFAULT_SHM_BYTES))
         engine, ulimits = self._connection.info, self._connection.ulimits
@@ -181,10 +183,15 @@ class ContainerStarter:
             image=image["Id"],
             entrypoint=[SHELL, "-c", launch, "sh"],
             command=[spec.cmd],
-            environment={**proxies, **spec.env, **own, "TINI_KILL_PROCESS_GROUP": "1"},
+            environment={**proxies, **variables, **own, "TINI_KILL_PROCESS_GROUP": "1"},
             working_dir=WORKING_FOLDER,
             healthcheck={"test": ["NONE"]},
-            labels={INSTALLATION: spec.installation, JOB: spec.uuid, ENGINE: engine.identity},
+            labels={
+                INSTALLATION: spec.installation,
+                JOB: spec.uuid,
+                ENGINE: engine.identity,
+                **({SECRETS: ",".join(spec.secrets)} if spec.secrets else {}),
+            },
             host_config=host_config(client, spec, engine, shm_bytes, ulimits),
         )
 

@@ -175,6 +175,14 @@ class Api:
         """Return the path of a pod."""
         return f"{self.pods()}/{quote(name)}"
 
+    def secrets(self) -> str:
+        """Return the path of the Secrets."""
+        return f"/api/v1/namespaces/{self.namespace}/secrets"
+
+    def secret(self, name: str) -> str:
+        """Return the path of a Secret."""
+        return f"{self.secrets()}/{name}"
+
     def _load_client(self) -> Any:
         with self._lock:
             if self._client is None:

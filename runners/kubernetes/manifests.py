@@ -2,9 +2,10 @@
 
 from __future__ import annotations
 
+import base64
 import json
 import math
-from collections.abc import Mapping
+from collections.abc import Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -64,10 +65,11 @@ _COMMAND = (
 LAUNCH = f"{_BEGINNING}command=$1; {_COMMAND}"
 """The shell stays the container's first process. Signals from within the container do not reach it, and all remaining
 processes end with it. The command and its children are ordinary processes, which a signal ends by default."""
+_BUILD_STEP = '/bin/sh -e -c "$step" 2>&1'
 LAUNCH_BUILT = (
     f"{_BEGINNING}command=$1; shift; number=0; total=$#; "
     'for step in "$@"; do number=$((number + 1)); printf "Step %s/%s: %s\\n" "$number" "$total" "$step"; '
-    '/bin/sh -e -c "$step" 2>&1; code=$?; '
+    f"{_BUILD_STEP}; code=$?; "
     f'if [ "$code" != 0 ]; then printf "{STEP_PREFIX}%s" "$number" > /dev/termination-log; : > {END_MARKER}; '
     'exit "$code"; fi; '
     f"done; : > {STEPS_MARKER}; {_COMMAND}"
@@ -137,6 +139,20 @@ def job_pod(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     labels = {**spec.placement.labels, INSTALLATION: spec.installation, JOB: spec.uuid}
     build_timeout = {BUILD_TIMEOUT: f"{artifact.timeout:g}"} if artifact.build_steps else {}
     return _pod(spec.name, labels, {**spec.placement.annotations, **build_timeout}, pod)
+
+
+def job_secret(spec: JobSpec, pod_uid: str) -> Manifest:
+    """Return the Secret with the values of a job's secrets. The job's pod owns it."""
+    labels = {INSTALLATION: spec.installation, JOB: spec.uuid, "app.kubernetes.io/managed-by": "polyjob"}
+    owner = {"apiVersion": "v1", "kind": "Pod", "name": spec.name, "uid": pod_uid}
+    return {
+        "apiVersion": "v1",
+        "kind": "Secret",
+        "metadata": {"name": spec.name, "labels": labels, "ownerReferences": [owner]},
+        "type": "Opaque",
+        "immutable": True,
+        "data": {name: base64.b64encode(value.encode()).decode() for name, value in spec.secrets.items()},
+    }
 
 
 def build_pod(spec: BuildSpec, name: str, image: str, options: Options) -> Manifest:
@@ -243,6 +259,8 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
     own |= volume_variables({volume.name: volume.mount_path for volume in spec.volumes})
     launch = LAUNCH_BUILT if artifact.build_steps else LAUNCH
+    if spec.secrets:
+        launch = launch.replace(_BUILD_STEP, f"(unset {' '.join(spec.secrets)}; {_BUILD_STEP})")
     container: Manifest = {
         "name": MAIN,
         "image": artifact.image,
@@ -250,7 +268,7 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
         "command": ["/bin/sh", "-c", literal(launch), "sh"],
         "args": [literal(spec.cmd), *map(literal, artifact.build_steps)],
         "workingDir": WORKING_FOLDER,
-        "env": _variables({**spec.env, **own}),
+        "env": [*_variables({**spec.env, **own}, except_for=spec.secrets), *_secret_variables(spec)],
         "securityContext": CONFINED,
         "lifecycle": {"preStop": {"exec": {"command": signal_command("TERM", spec.uuid)}}},
     }
@@ -315,8 +333,12 @@ def _amounts(resources: Resources) -> dict[str, str]:
     return amounts
 
 
-def _variables(variables: Mapping[str, str]) -> list[Manifest]:
-    return [{"name": name, "value": literal(value)} for name, value in variables.items()]
+def _variables(variables: Mapping[str, str], except_for: Container[str] = ()) -> list[Manifest]:
+    return [{"name": name, "value": literal(value)} for name, value in variables.items() if name not in except_for]
+
+
+def _secret_variables(spec: JobSpec) -> list[Manifest]:
+    return [{"name": name, "valueFrom": {"secretKeyRef": {"name": spec.name, "key": name}}} for name in spec.secrets]
 
 
 # Volumes.

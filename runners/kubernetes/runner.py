@@ -12,7 +12,7 @@ from typing import BinaryIO
 
 from runners.base import BuildSpec, HandleNotFound, JobSpec, RemoteRunner, RunnerSettings, State
 from runners.common.log_times import Times
-from runners.kubernetes import refusals
+from runners.kubernetes import pod_secrets, refusals
 from runners.kubernetes.api import Api, Listing
 from runners.kubernetes.builds import build_image, build_pod_name
 from runners.kubernetes.carriers import Carriers
@@ -147,6 +147,12 @@ class KubernetesRunner(RemoteRunner):
                 raise
             data, times = b"", ()
         return data, position.text(), times
+
+    def secret_values(self, handle: str) -> Sequence[str]:
+        with translate_errors():
+            job = self._namespace.open(handle)
+        with translate_errors(refusals.of_one):
+            return pod_secrets.values(self._api, job)
 
     def outputs(self, handle: str) -> Iterator[bytes]:
         with translate_errors():

@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from runners.base import ArtifactMissing, JobSpec, Reason, RunnerRefused, RunnerUnavailable, StartFailed
-from runners.kubernetes import builds, manifests, pods, refusals
+from runners.kubernetes import builds, manifests, pod_secrets, pods, refusals
 from runners.kubernetes.api import Api, ApiRefused, Object
 from runners.kubernetes.files import PodFiles
 from runners.kubernetes.job_records import JobRecords
@@ -75,6 +75,8 @@ class PodStarter:
             pod = self._create(spec, artifact) or self._adopt(spec)
         if pod is None:
             raise _name_was_taken(spec.name)
+        if spec.secrets:
+            pod_secrets.create(self._api, spec, pod)
         return pod
 
     def _check_artifact(self, spec: JobSpec, artifact: Artifact) -> None:

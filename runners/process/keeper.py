@@ -44,12 +44,12 @@ class Keeper:
         self.supervisor.grace = spec["grace"]
         try:
             self.log_pipe.open_log(f"{spec['folder']}/log", spec["log_limit"])
+            self.log_pipe.mask([spec["env"][name] for name in spec["masked"]])
             started = self._start(spec)
         except (OSError, ValueError) as error:
             started = _start_failure(f"The job could not be started: {getattr(error, 'strerror', None) or error}")
         end = started if isinstance(started, dict) else self._wait(started, spec["uuid"], folder)
-        self.log_pipe.drain()
-        self.log_pipe.report_dropped()
+        self.log_pipe.finish()
         if self.log_pipe.message:
             end["message"] = ". ".join(text for text in (end.get("message"), self.log_pipe.message) if text)
         exit_file.write(end)

@@ -45,7 +45,7 @@ from runners.process.job_files import ExitFile
 from runners.process.keeper import Keeper
 from runners.process.linux import BOOT_ID_PATH, process_stat
 
-VERSION = 4
+VERSION = 5
 """Version of the protocol."""
 REQUEST_LIMIT_BYTES = 1 << 26
 IDLE_CHECK_MS = 1000

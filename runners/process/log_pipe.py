@@ -8,8 +8,10 @@ import mmap
 import os
 import sys
 import termios
+from collections.abc import Sequence
 
 from runners.common.log_times import LogTimes, now_ms
+from runners.common.masking import Masker
 
 PIPE_SIZE_BYTES = 1 << 20
 CHUNK_BYTES = 1 << 18
@@ -32,6 +34,7 @@ class LogPipe:
         """The length of the log when it was opened."""
         self._times: LogTimes | None = None
         self._buffer = memoryview(mmap.mmap(-1, CHUNK_BYTES))
+        self._masker: Masker | None = None
         self._dropped = 0
         self._error: str | None = None
         self.message: str | None = None
@@ -43,6 +46,11 @@ class LogPipe:
         self._remaining = self._limit = limit
         self._start = os.lseek(self._file, 0, os.SEEK_END)
         self._times = LogTimes(path)
+
+    def mask(self, secrets: Sequence[str]) -> None:
+        """Replace these secrets in everything that is copied from now on."""
+        if secrets:
+            self._masker = Masker(secrets)
 
     def copy(self, max_chunks: int = 16) -> bool:
         """Copy some of what is in the pipe. Return False at its end, when no process can write to it any more."""
@@ -56,8 +64,17 @@ class LogPipe:
             self._append(self._buffer[:count])
         return True
 
-    def drain(self) -> None:
-        """Copy what is in the pipe now, but nothing that another holder of the pipe writes meanwhile."""
+    def finish(self) -> None:
+        """Complete the log with what is in the pipe now, but nothing that another holder of the pipe writes meanwhile.
+
+        The last line gives the number of bytes that were dropped, if there are any.
+        """
+        self._drain()
+        if self._masker is not None:
+            self._write(memoryview(self._masker.flush()))
+        self._report_dropped()
+
+    def _drain(self) -> None:
         available = bytearray(4)
         fcntl.ioctl(self.read_end, termios.FIONREAD, available)
         remaining = int.from_bytes(available, sys.byteorder)
@@ -71,7 +88,7 @@ class LogPipe:
             remaining -= count
             self._append(self._buffer[:count])
 
-    def report_dropped(self) -> None:
+    def _report_dropped(self) -> None:
         """Write the number of dropped bytes as the last line of the log, or to `message` if the disk rejects that."""
         if not self._dropped:
             return
@@ -83,6 +100,9 @@ class LogPipe:
             self.message = line.replace("this log here", "the log")
 
     def _append(self, data: memoryview) -> None:
+        self._write(data if self._masker is None else memoryview(self._masker.feed(bytes(data))))
+
+    def _write(self, data: memoryview) -> None:
         written = 0
         if self._error is None:
             allowed = min(len(data), self._remaining)

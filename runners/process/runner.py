@@ -138,6 +138,7 @@ class ProcessRunner(Runner):
             "volumes": {volume.name: volume.source for volume in spec.volumes},
             "grace": spec.grace,
             "log_limit": spec.log_limit,
+            "masked": list(spec.secrets),
             "account": account_json(account),
         }
         _check_texts(spec)
@@ -348,7 +349,7 @@ class ProcessRunner(Runner):
         if self._inherited is None:
             self._inherited = inherited_variables(self.settings, account)
         base = self._inherited | {"TMPDIR": temporary_folder(self.settings, spec.uuid)}
-        return Artifact.read(artifact).apply_to(base, spec.env) | own
+        return Artifact.read(artifact).apply_to(base, {**spec.env, **spec.secrets}) | own
 
     def _handle(self, uuid: str) -> str:
         return json.dumps({"v": 1, "uuid": uuid, "boot": self.boot_id})

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import dataclasses
 import io
 import random
 import tarfile
@@ -25,6 +26,7 @@ from runners.base import (
     StartFailed,
 )
 from runners.capabilities import BASIC, Support
+from runners.common.masking import Masker
 from runners.testing.harness import Harness, wait_for
 
 
@@ -255,6 +257,39 @@ def test_log_is_complete_when_the_job_has_exited(harness: Harness) -> None:
     harness.end(handle)
     assert harness.log(spec, handle) == text.encode()
     assert harness.log(spec, handle, harness.another()) == text.encode()
+
+
+def test_secrets_reach_the_command_and_can_be_masked(harness: Harness) -> None:
+    if not harness.has_secrets:
+        pytest.skip("this runner keeps no secrets")
+    secrets = {"TOKEN": "correct horse", "KEY": "first line\nsecond line\n", "EXTRA": "in the place of another"}
+    cmd = 'test "${#TOKEN} ${#KEY}" = "13 23" && printf "<%s>\\n" "$TOKEN" "$EXTRA" && printf %s "$KEY"'
+    spec = harness.spec(cmd, env={"EXTRA": "a variable"}, secrets=secrets)
+    assert "horse" not in repr(spec)
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded
+    log = harness.log(spec, handle)
+    if isinstance(harness.runner, RemoteRunner):
+        another = harness.another()
+        assert isinstance(another, RemoteRunner)
+        values = another.secret_values(handle)
+        assert sorted(values) == sorted(secrets.values())
+        masker = Masker(values)
+        log = masker.feed(log) + masker.flush()
+    assert log == b"<***>\n<***>\n***\n***\n"
+    assert "horse" not in handle
+
+
+def test_repeated_start_keeps_the_secrets_of_the_first(harness: Harness) -> None:
+    if not (harness.has_secrets and isinstance(harness.runner, RemoteRunner)):
+        pytest.skip("this runner is asked for no secrets")
+    spec = dataclasses.replace(harness.endless_job(), secrets={"TOKEN": "correct horse"})
+    handle = harness.runner.start(spec, None)
+    changed = dataclasses.replace(spec, secrets={"TOKEN": "battery staple"})
+    another = harness.another()
+    assert isinstance(another, RemoteRunner)
+    assert another.start(changed, None) == handle
+    assert list(another.secret_values(handle)) == ["correct horse"]
 
 
 def test_clean_removes_remote_logs_and_outputs(harness: Harness) -> None:

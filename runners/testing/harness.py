@@ -55,6 +55,8 @@ class Harness:
     """Number of bytes of a log that one call requests."""
     runs_commands: ClassVar[bool] = True
     """Whether the runner really runs the command of a job."""
+    has_secrets: ClassVar[bool] = False
+    """Whether the runner honours `JobSpec.secrets`."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder

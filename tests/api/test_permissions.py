@@ -18,7 +18,7 @@ from polyjob.auth.tokens import job_token
 from polyjob.connections import BODY_IS_LATE
 from polyjob.db.database import database, write
 from polyjob.db.models import Build, InviteLink, Job, Meta, Project, Token, User
-from polyjob.services import builds, schedules, submission, webhooks
+from polyjob.services import builds, job_secrets, schedules, submission, webhooks
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 
@@ -43,6 +43,8 @@ BODIES = {
     "set_password": {"password": "a long password"},
     "create_project": {"name": "new"},
     "create_webhook": {"url": "https://example.org/"},
+    "set_secret": {"value": "a long value"},
+    "set_server_secret": {"value": "a long value"},
     "create_job": {"config": CONFIG},
     "create_sweep": {"config": CONFIG, "sweep": {"lr": [1]}},
     "create_schedule": {"cron": "0 3 * * *", "job": {"config": CONFIG}},
@@ -57,7 +59,7 @@ BODIES = {
 def operations(app):
     """Yield (endpoint, method, path) of every operation of the API, with the ids of existing objects."""
     ids = {"job_id": 1, "build_id": 1, "schedule_id": 1, "token_id": 1, "webhook_id": 1, "number": 1, "uuid": "0"}
-    ids |= {"member": "eva", "invite_id": INVITE_ID}
+    ids |= {"member": "eva", "name": "TOKEN", "invite_id": INVITE_ID}
     ids |= {"username": "ana", "project_name": "demo"}
     for rule in app.url_map.iter_rules():
         if rule.rule.startswith("/api/v1/") or rule.endpoint.startswith("health."):
@@ -170,6 +172,7 @@ def expected(app, endpoint, method, caller):
         or (blueprint == "members" and view not in SERVER_INVITES)
         or endpoint == "audit.list_job_audit"
         or (blueprint == "webhooks" and view != "list_server_deliveries")
+        or (blueprint == "secrets" and "server" not in view)
     )
     if permission.access == "open":
         return OK
@@ -223,6 +226,8 @@ def app_with_runs(app, settings, user, project):
                 transition(job, status)
     builds.create(project, user, {"config": {"version": 1, "kind": "build", "build": {"image": "a"}}}, settings)
     webhooks.create(project, user, "https://example.org/", None, settings)
+    for owner in (project, None):
+        job_secrets.set_secret(owner, user, "TOKEN", "a long value", settings.data_dir)
     schedules.create(project, user, {"cron": "0 3 * * *", "job": {"config": CONFIG}}, settings)
     with write("test"):
         Build.update(status=Status.STOPPED, finished_at=Job.get_by_id(1).finished_at).execute()

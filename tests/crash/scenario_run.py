@@ -6,6 +6,7 @@ done it. Each process is a fork of one that has loaded all modules, and so start
 
 from __future__ import annotations
 
+import contextlib
 import gc
 import io
 import json
@@ -33,9 +34,10 @@ from polyjob.engine.call_pools import Calls
 from polyjob.engine.clearing import leftovers
 from polyjob.engine.context import Context
 from polyjob.engine.reconciler import Engine
+from polyjob.errors import NotFound
 from polyjob.jobconfig.validation import load_config
 from polyjob.server.bootstrap import prepare_data_dir
-from polyjob.services import cloning, jobs, projects, submission, webhooks
+from polyjob.services import cloning, job_secrets, jobs, projects, submission, webhooks
 from polyjob.services.dependencies import Condition, Requested
 from polyjob.services.outbox import EVENTS
 from polyjob.services.specs import runner_settings
@@ -43,7 +45,7 @@ from polyjob.settings import read_settings
 from polyjob.storage.store import Store
 from tests.crash.crash_injection import install_crash_points
 from tests.crash.leftovers import leftover_files
-from tests.crash.scenarios import SCENARIOS
+from tests.crash.scenarios import SCENARIOS, SECRET
 from tests.fast_python import python_without_pip
 
 TIMEOUT_SECONDS = 150.0
@@ -93,8 +95,14 @@ class ScenarioRun:
         self.project = Project.get_by_id(self.project.id)
 
     def submit(
-        self, name: str, config: dict[str, Any], notify: str | None = None, after: dict[str, str] | None = None
+        self,
+        name: str,
+        config: dict[str, Any],
+        notify: str | None = None,
+        after: dict[str, str] | None = None,
+        then: Callable[[], None] = lambda: None,
     ) -> None:
+        """Submit a job, and then call `then` before the engine can see it."""
         if not self.is_accepted(name):
             loaded = load_config({"version": 1, "kind": "job", **config})
             attributes = {"name": name, "config": loaded, "notify": notify}
@@ -103,6 +111,7 @@ class ScenarioRun:
             ]
             submission.create(self.project, self.user, attributes, self.settings)
             self.remember(name)
+        then()
 
     def clone(self, name: str, strategy: str, source: str) -> None:
         if not self.is_accepted(name):
@@ -117,6 +126,15 @@ class ScenarioRun:
     def add_webhook(self) -> None:
         if not webhooks.list_webhooks(self.project).exists():
             webhooks.create(self.project, self.user, self.receiver, EVENTS, self.settings)
+
+    def set_secret(self, name: str) -> None:
+        if not (self.folder / f"secret-{name}").exists():
+            job_secrets.set_secret(self.project, self.user, name, SECRET, self.settings.data_dir)
+            self.remember(f"secret-{name}")
+
+    def delete_secret(self, name: str) -> None:
+        with contextlib.suppress(NotFound):
+            job_secrets.delete(self.project, name)
 
     def stop(self, name: str) -> None:
         jobs.request_stop(self.job(name), self.user, self.settings)

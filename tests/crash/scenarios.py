@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import shlex
 from typing import TYPE_CHECKING, Any
 
 from polyjob.db.models import PENDING, Build, Delivery, Job
@@ -92,8 +93,25 @@ def told(run_: ScenarioRun) -> None:
     run_.until(lambda: not Delivery.select().where(PENDING).exists())
 
 
+def confided(run_: ScenarioRun) -> None:
+    """A job that prints its secret, and one whose secret was deleted."""
+    run_.set_secret("GONE")
+    run_.set_secret("TOKEN")
+    text = f"it is {SECRET}\n{SECRET[:5]}"
+    config = _config(run_, "masked", log=text)
+    config.setdefault("environment", {})["secret_refs"] = ["TOKEN"]
+    run_.submit("masked", config)
+    run_.until_done("masked")
+    assert run_.store.job_log(run_.job("masked").uuid).read_bytes() == f"it is ***\n{SECRET[:5]}".encode()
+    config["environment"]["secret_refs"] = ["GONE"]
+    run_.submit("bereft", config, then=lambda: run_.delete_secret("GONE"))
+    run_.until_done("bereft")
+
+
+SECRET = "correct horse"
 SCENARIOS = {
-    scenario.__name__: scenario for scenario in (whole, failing, ended, unbuilt, chained, served, halted, told)
+    scenario.__name__: scenario
+    for scenario in (whole, failing, ended, unbuilt, chained, served, halted, told, confided)
 }
 
 
@@ -107,10 +125,15 @@ def _config(
     build: bool = False,
     build_code: int = 0,
     endless_build: bool = False,
+    log: str | None = None,
 ) -> dict[str, Any]:
     config: dict[str, Any] = {"termination": {"grace": 1}}
     if run_.runner == "fake":
-        pairs = {"FAKE_LOG": f"begun {name}\n", "FAKE_CODE": str(code), "FAKE_SECONDS": "1000" if stubborn else "0.1"}
+        pairs = {
+            "FAKE_LOG": f"begun {name}\n" if log is None else log,
+            "FAKE_CODE": str(code),
+            "FAKE_SECONDS": "1000" if stubborn else "0.1",
+        }
         if stubborn:
             pairs["FAKE_IGNORE_TERM"] = "yes"
         elif keeps or not code:
@@ -124,7 +147,8 @@ def _config(
         rest = "trap '' TERM; sleep 1000 & wait; sleep 1000" if stubborn else f"sleep 0.1; exit {code}"
         keep = "" if (code and not keeps) or stubborn else "echo kept > $POLYAXON_RUN_OUTPUTS_PATH/file; "
         mark = f"echo ran >> {run_.folder}/runs-{name}; " if run_.runner == "process" else ""
-        config["run"] = {"cmd": f"{mark}echo begun {name}; {keep}{rest}"}
+        begin = f"echo begun {name}" if log is None else f"printf %s {shlex.quote(log)}"
+        config["run"] = {"cmd": f"{mark}{begin}; {keep}{rest}"}
         steps = ["sleep 1000" if endless_build else f"exit {build_code}"]
         needs_steps = run_.runner in IN_IMAGES or build_code or endless_build  # a virtualenv takes its time
         made = {"image": IMAGE, "build_steps": steps if needs_steps else []}

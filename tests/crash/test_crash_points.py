@@ -38,6 +38,7 @@ POINTS_OF_SCENARIO = {
     },
     "unbuilt": {"stop", "cancel", "call-build"},
     "told": {"webhook", "accept", "running", "exit", "terminal", "stop", "delivered", "call-deliver"},
+    "confided": {"secret-key", "secret", "exit", "terminal", "call-start", "call-finish"},
     "chained": {"exit", "terminal", "release", "claim", "call-inputs", "call-start"},
 }  # fmt: skip
 """The points of a scenario at which to die; None for all that it passes.
@@ -79,13 +80,13 @@ EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
         "whole": {"runs-one": 3}, "failing": {"runs-bad": 1},
         "ended": {"runs-stopped": 1, "runs-late": 1, "runs-deleted": 1},
         "chained": {"runs-flaky": 2, "runs-cleaning": 1, "runs-last": 1},
-        "told": {"runs-good": 1, "runs-bad": 1, "runs-stopped": 1},
+        "told": {"runs-good": 1, "runs-bad": 1, "runs-stopped": 1}, "confided": {"runs-masked": 1},
     },
     "docker": {
         "whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1] * 4,
-        "served": [1], "halted": [1],
+        "served": [1], "halted": [1], "confided": [1],
     },
-    "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1] * 4},
+    "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1] * 4, "confided": [1]},
 }  # fmt: skip
 """The number of runs of each command: by the name of the job, including its clones, or for each container."""
 

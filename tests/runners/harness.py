@@ -63,6 +63,8 @@ class FakeHarness(Harness):
 class ProcessHarness(CommandHarness):
     """The process runner. Its virtualenvs have no pip, if the options do not name another Python."""
 
+    has_secrets = True
+
     def __init__(self, folder: Path, **settings: Any) -> None:
         options = {"python": python_without_pip(folder)} | settings.pop("options", {})
         super().__init__(folder, options=options, **settings)
@@ -110,6 +112,8 @@ class DockerHarness(CommandHarness):
 
     Needs an Engine with the images of `tests.runners.docker_engine`.
     """
+
+    has_secrets = True
 
     log_chunk_bytes = 997
 

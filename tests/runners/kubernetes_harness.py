@@ -28,6 +28,7 @@ KUBECONFIG, IMAGE = os.environ.get("POLYJOB_TEST_KUBECONFIG", ""), os.environ.ge
 class KubernetesHarness(CommandHarness):
     """The Kubernetes runner of an installation of its own. `cluster` is the simulator; None = a real cluster."""
 
+    has_secrets = True
     log_chunk_bytes = 997
 
     def __init__(self, folder: Path, cluster: Any, *, registry: Registry | None = None, **options: str) -> None:

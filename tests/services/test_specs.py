@@ -54,7 +54,7 @@ def test_each_refusal_names_an_alternative(runner):
 
 
 def test_every_refused_part_is_reported():
-    config = with_part("build.dockerfile", "Dockerfile") | {"environment": {"secret_refs": ["s"]}}
+    config = with_part("build.dockerfile", "Dockerfile") | {"environment": {"configmap_refs": ["s"]}}
     with pytest.raises(Invalid) as refused:
         specs.check_runner_support(config, "process")
     assert len(refused.value.problems) == 2
@@ -189,7 +189,7 @@ def test_placement_has_every_part_of_environment():
         "annotations": {"c": "d"},
         "image_pull_secrets": ["pull"],
         "service_account": "account",
-        "secret_refs": ["keys"],
+        "secret_refs": ["keys", "A_SECRET_OF_POLYJOB"],
         "configmap_refs": ["old", "both"],
         "config_map_refs": ["both", "new"],
     }

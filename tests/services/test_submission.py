@@ -84,10 +84,10 @@ def test_ignored_part_becomes_a_note(project, user, settings):
 
 def test_unsupported_part_is_refused(project, user, settings):
     on_process = dataclasses.replace(settings, runner="process")
-    config = CONFIG | {"environment": {"secret_refs": ["s"]}}
+    config = CONFIG | {"environment": {"configmap_refs": ["s"]}}
     with pytest.raises(Invalid) as refused:
         submission.create(project, user, {"config": config}, on_process)
-    assert pointers(refused) == ["/config/environment/secret_refs"]
+    assert pointers(refused) == ["/config/environment/configmap_refs"]
     assert Job.select().count() == 0
 
 

@@ -6,7 +6,7 @@ from marshmallow import Schema, fields
 
 from polyjob.api.schemas.common import Instant
 
-KINDS = ("job", "build", "project", "user", "token", "webhook", "server")
+KINDS = ("job", "build", "project", "user", "token", "schedule", "webhook", "secret", "server")
 
 
 class AuditSchema(Schema):

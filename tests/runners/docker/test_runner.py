@@ -45,6 +45,17 @@ def run(harness: DockerHarness, cmd: str, **fields: Any) -> tuple[Any, bytes]:
 
 
 @on_podman_too
+def test_secret_is_a_variable_of_the_container_and_in_no_argument(harness: DockerHarness) -> None:
+    spec = harness.spec("true", secrets={"TOKEN": "correct horse"})
+    handle = harness.runner.start(spec, None)
+    container = harness.engine.inspect_container(spec.name)
+    assert "TOKEN=correct horse" in container["Config"].pop("Env")
+    assert "horse" not in json.dumps(container)
+    assert "horse" not in (harness.data / "docker" / spec.uuid).read_text()
+    assert harness.end(handle).succeeded
+
+
+@on_podman_too
 def test_stdout_and_stderr_keep_their_order_and_bytes(harness: DockerHarness) -> None:
     _, log = run(harness, r"for i in 1 2 3; do echo out $i; echo err $i >&2; done; printf '\377\000\r\n'")
     assert log == b"out 1\nerr 1\nout 2\nerr 2\nout 3\nerr 3\n\xff\x00\r\n"

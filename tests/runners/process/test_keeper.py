@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+import os
 import shutil
 import signal
 import subprocess
@@ -22,11 +23,44 @@ from tests.runners.harness import (
     EXECUTABLE_BY_ALL,
     ProcessHarness,
     as_nobody,
+    cmdline,
     processes_of,
     state_of,
     wait_for,
 )
 from tests.runners.process.helpers import TREE, start_tree
+
+
+class TestSecrets:
+    SECRETS = {"TOKEN": "correct horse", "KEY": "first line\nab\nsecond line"}
+
+    def test_secret_is_masked_in_the_log_while_it_is_written(self, process: ProcessHarness) -> None:
+        cmd = (
+            'printf "%s, %s" "$TOKEN" "corr"; sleep 0.05; echo "ect horse"; echo "$KEY"; printf corr; read never < fifo'
+        )
+        spec = process.spec(f"mkfifo fifo; {cmd}", secrets=self.SECRETS)
+        handle = process.runner.start(spec, None)
+        log = Path(spec.folder) / "log"
+        wait_for(lambda: log.exists() and log.read_bytes() == b"***, ***\n***\nab\n***\n")
+        process.runner.stop(handle, force=True)
+        process.end(handle)
+        assert log.read_bytes() == b"***, ***\n***\nab\n***\ncorr"
+
+    def test_limit_of_the_log_counts_masked_bytes(self, process: ProcessHarness) -> None:
+        _, log = process.run('echo "$TOKEN"; echo "$TOKEN"', secrets=self.SECRETS, log_limit=8)
+        assert log == b"***\n***\n"
+
+    def test_secret_is_in_no_file_and_no_argument(self, process: ProcessHarness) -> None:
+        spec = process.spec("echo $TOKEN; read never < fifo", secrets=self.SECRETS)
+        (Path(spec.folder) / "work").mkdir()
+        os.mkfifo(Path(spec.folder) / "work/fifo")
+        handle = process.runner.start(spec, None)
+        wait_for(lambda: (Path(spec.folder) / "log").exists() and (Path(spec.folder) / "log").read_bytes())
+        files = [path for path in process.data.rglob("*") if path.is_file()]
+        assert not [path for path in files if b"horse" in path.read_bytes()]
+        assert not [pid for pid in processes_of(spec.uuid) if b"horse" in cmdline(pid)]
+        process.runner.stop(handle, force=True)
+        process.end(handle)
 
 
 class TestStop:
