@@ -13,7 +13,7 @@ from pathlib import Path
 from runners.process import keeper_server
 from runners.process.attempts import FENCED
 
-ALLOWED_NAMES = {"log", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
+ALLOWED_NAMES = {"log", "log.times", "outputs.tar.gz", "outputs.json", "inputs.tar.gz", "work"}
 """Names that the folder of a done job may have."""
 
 
