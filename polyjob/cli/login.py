@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import ipaddress
 import sys
 from pathlib import Path
 from urllib.parse import urlsplit
@@ -15,6 +16,9 @@ from polyjob.cli.options import existing_file
 from polyjob.cli.output import say
 from polyjob.cli.profiles import Profile, save_profile
 
+PROBE_TIMEOUTS_SECONDS = (1.5, 5.0)
+"""Times to connect, and to read, within which a server with TLS answers."""
+
 
 @click.command()
 @click.argument("url")
@@ -24,17 +28,53 @@ from polyjob.cli.profiles import Profile, save_profile
 def login(url: str, name: str | None, user: str | None, ca_file: Path | None) -> None:
     """Save the server at URL with your token, and use it from now on.
 
-    The command asks for the token, or reads it from a pipe. The page "Tokens" creates one.
+    The command asks for the token, or reads it from a pipe. The page "Tokens" creates one. Without `http://` or
+    `https://`, URL is tried with https first, unless it is this machine.
     """
     with exit_on_error():
-        url = server_url(url)
-        name = name or _default_name(url)
         certificate = str(ca_file.absolute()) if ca_file else chosen_ca_file()
+        url = server_url(url) if "://" in url else _with_scheme(url.strip(), certificate)
+        name = name or _default_name(url)
         token = _token_for_password(url, user, certificate) if user else _read_secret("Token")
         client = Client(url, token, is_local=False, ca_file=certificate)
         me = client.me
         path = save_profile(Profile(name, client.url, token, certificate))
     say(f"Signed in to {client.url} as {me}. It is saved as the server `{name}`, the default, in {path}.")
+
+
+def _with_scheme(address: str, ca_file: str | None) -> str:
+    """Return the URL of an address without a scheme: with https, unless the server is on this machine or has no TLS.
+
+    Says which one was chosen.
+    """
+    url = server_url(address)
+    if _is_loopback(url):
+        return url
+    import requests
+
+    secure_url = f"https{url.removeprefix('http')}"
+    session = Client(secure_url, None, is_local=False).http
+    try:
+        session.get(f"{secure_url}/healthz", verify=ca_file or True, timeout=PROBE_TIMEOUTS_SECONDS)
+    except requests.exceptions.SSLError as error:
+        has_tls = "certificate verify failed" in str(error)
+    except (requests.RequestException, OSError):
+        has_tls = False
+    else:
+        has_tls = True
+    if has_tls:
+        say(f"Using {secure_url}.")
+        return secure_url
+    say(f"Using {url}, without encryption, because {secure_url} does not answer.")
+    return url
+
+
+def _is_loopback(url: str) -> bool:
+    try:
+        host = urlsplit(url).hostname or ""
+        return host == "localhost" or ipaddress.ip_address(host).is_loopback
+    except ValueError:
+        return False
 
 
 def _default_name(url: str) -> str:

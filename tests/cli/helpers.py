@@ -165,6 +165,13 @@ def scripted_server(responders: dict[str, Responder], tls: ssl.SSLContext | None
             thread.join()
 
 
+def server_tls(certificate: Path) -> ssl.SSLContext:
+    """Return the TLS of a server with this certificate, whose key is beside it."""
+    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
+    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
+    return context
+
+
 def send(handler: BaseHTTPRequestHandler, body: bytes, status: int = 200) -> None:
     handler.send_response(status)
     handler.send_header("Content-Length", str(len(body)))

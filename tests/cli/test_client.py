@@ -2,10 +2,7 @@
 
 from __future__ import annotations
 
-import shutil
 import socket
-import ssl
-import subprocess
 import threading
 from pathlib import Path
 from typing import Any
@@ -16,7 +13,7 @@ from requests.adapters import HTTPAdapter
 
 from polyjob.cli.client import Client
 from polyjob.cli.errors import NoServer
-from tests.cli.helpers import Responder, invoke, polyjob, scripted_server, send
+from tests.cli.helpers import Responder, invoke, polyjob, scripted_server, send, server_tls
 from tests.e2e.conftest import Server
 
 
@@ -71,23 +68,8 @@ def test_server_without_tls_is_reported() -> None:
         thread.join()
 
 
-@pytest.fixture
-def certificate(tmp_path: Path) -> Path:
-    """A self-signed certificate for 127.0.0.1, with its key in `key.pem`."""
-    openssl = shutil.which("openssl")
-    if openssl is None:
-        pytest.skip("needs openssl")
-    path = tmp_path / "certificate.pem"
-    words = [openssl, "req", "-x509", "-newkey", "rsa:2048", "-nodes", "-days", "2", "-subj", "/CN=test"]
-    words += ["-addext", "subjectAltName=IP:127.0.0.1", "-keyout", str(tmp_path / "key.pem"), "-out", str(path)]
-    subprocess.run(words, capture_output=True, check=True)
-    return path
-
-
 def test_certificate_is_trusted_with_its_file(certificate: Path, monkeypatch: pytest.MonkeyPatch) -> None:
-    context = ssl.create_default_context(ssl.Purpose.CLIENT_AUTH)
-    context.load_cert_chain(certificate, certificate.with_name("key.pem"))
-    with scripted_server({"GET /api/v1/users": lambda _: {"username": "ana"}}, context) as url:
+    with scripted_server({"GET /api/v1/users": lambda _: {"username": "ana"}}, server_tls(certificate)) as url:
         with pytest.raises(NoServer, match=r"not trusted \(self.signed certificate\).*--ca-file"):
             Client(url, "k", is_local=False).get("/users")
         monkeypatch.setenv("REQUESTS_CA_BUNDLE", "/missing/bundle.pem")

@@ -7,10 +7,12 @@ from pathlib import Path
 from typing import Any
 
 import pytest
+from click.testing import CliRunner, Result
 
+from polyjob.cli import login, main
 from polyjob.cli.errors import UsageError
 from polyjob.cli.profiles import Profile, find_profile, read_profiles, save_profile
-from tests.cli.helpers import command
+from tests.cli.helpers import Responder, command, scripted_server, server_tls
 from tests.e2e.conftest import ROOT, Server
 
 
@@ -66,6 +68,37 @@ def test_certificate_can_be_named_after_the_command(config: Path) -> None:
     save_profile(Profile("lab", "https://127.0.0.1:1", "t"))
     done = polyjob(config, "ls", "--ca-file", "/missing/ca.pem")
     assert (done.returncode, "/missing/ca.pem" in done.stderr) == (1, True), done.stderr
+
+
+ANA: dict[str, Responder] = {"GET /healthz": lambda _: {}, "GET /api/v1/users": lambda _: {"username": "ana"}}
+
+
+def log_in(*words: str) -> Result:
+    return CliRunner().invoke(main, ["login", *words], input="token\n")
+
+
+def test_address_without_a_scheme_is_tried_with_tls(
+    config: Path, certificate: Path, monkeypatch: pytest.MonkeyPatch
+) -> None:
+    monkeypatch.setattr(login, "_is_loopback", lambda url: False)
+    with scripted_server(ANA, server_tls(certificate)) as url:
+        untrusted = log_in(url.removeprefix("https://"))
+        assert (untrusted.exit_code, "is not trusted" in untrusted.stderr) == (1, True)
+        done = log_in(url.removeprefix("https://"), "--ca-file", str(certificate))
+        assert (done.exit_code, f"Using {url}." in done.stderr) == (0, True), done.stderr
+        assert [profile.url for profile in read_profiles()[0].values()] == [url]
+
+
+def test_server_without_tls_is_used_with_a_warning(config: Path, monkeypatch: pytest.MonkeyPatch) -> None:
+    monkeypatch.setattr(login, "_is_loopback", lambda url: False)
+    with scripted_server(ANA) as url:
+        done = log_in(url.removeprefix("http://"))
+    assert (done.exit_code, f"Using {url}, without encryption" in done.stderr) == (0, True), done.stderr
+
+
+@pytest.mark.parametrize("host", ["localhost", "127.0.0.1", "[::1]"])
+def test_address_of_this_machine_is_used_without_tls(host: str) -> None:
+    assert login._with_scheme(f"{host}:8000", None) == f"http://{host}:8000"
 
 
 def test_variables_take_precedence_over_the_default_server(config: Path) -> None:
