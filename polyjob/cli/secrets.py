@@ -16,8 +16,8 @@ from polyjob.cli.output import ago, fail, print_json, print_table, say
 from polyjob.cli.refusals import name_options
 from polyjob.cli.run import create_project
 
-server_option = click.option(
-    "--server", "for_server", is_flag=True, help="A secret for the jobs of all projects; for administrators."
+all_option = click.option(
+    "--all-projects", "for_all", is_flag=True, help="A secret for the jobs of all projects; for administrators."
 )
 
 
@@ -32,9 +32,9 @@ def secret() -> None:
 @secret.command("set")
 @click.argument("name")
 @project_option
-@server_option
+@all_option
 @json_option
-def set_(name: str, project: str | None, for_server: bool, is_json: bool) -> None:
+def set_(name: str, project: str | None, for_all: bool, is_json: bool) -> None:
     """Store a secret, or replace its value.
 
     The value is the standard input without the line break at its end. On a terminal, polyjob asks for it.
@@ -42,9 +42,9 @@ def set_(name: str, project: str | None, for_server: bool, is_json: bool) -> Non
     value = _read_value(name)
     with exit_on_error(), name_options({"name": "NAME", "value": "the value"}):
         client = connect()
-        if not for_server:
+        if not for_all:
             create_project(client, project_path(client, project), is_json)
-        stored = client.send("PUT", _path(client, project, for_server, name), json={"value": value}).json()
+        stored = client.send("PUT", _path(client, project, for_all, name), json={"value": value}).json()
     if is_json:
         print_json(stored)
     else:
@@ -53,13 +53,13 @@ def set_(name: str, project: str | None, for_server: bool, is_json: bool) -> Non
 
 @secret.command()
 @project_option
-@server_option
+@all_option
 @json_option
-def ls(project: str | None, for_server: bool, is_json: bool) -> None:
+def ls(project: str | None, for_all: bool, is_json: bool) -> None:
     """List the secrets that jobs of a project can name, without their values."""
     with exit_on_error():
         client = connect()
-        rows = list(client.items(_path(client, project, for_server), None))
+        rows = list(client.items(_path(client, project, for_all), None))
     if is_json:
         print_json(rows)
         return
@@ -70,12 +70,12 @@ def ls(project: str | None, for_server: bool, is_json: bool) -> None:
 @secret.command()
 @click.argument("name")
 @project_option
-@server_option
-def rm(name: str, project: str | None, for_server: bool) -> None:
+@all_option
+def rm(name: str, project: str | None, for_all: bool) -> None:
     """Remove a secret. A job that waits and names it will fail."""
     with exit_on_error():
         client = connect()
-        client.send("DELETE", _path(client, project, for_server, name))
+        client.send("DELETE", _path(client, project, for_all, name))
 
 
 def _read_value(name: str) -> str:
@@ -88,8 +88,8 @@ def _read_value(name: str) -> str:
     return value.removesuffix("\n").removesuffix("\r")
 
 
-def _path(client: Client, project: str | None, for_server: bool, name: str = "") -> str:
-    base = "/cluster" if for_server else project_path(client, project)
+def _path(client: Client, project: str | None, for_all: bool, name: str = "") -> str:
+    base = "/cluster" if for_all else project_path(client, project)
     return f"{base}/secrets/{quote(name, safe='')}" if name else f"{base}/secrets"
 
 

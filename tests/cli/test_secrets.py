@@ -27,13 +27,13 @@ def test_job_receives_a_stored_secret(server: Server) -> None:
 
 
 def test_secret_of_the_server_is_used_in_every_project(server: Server) -> None:
-    assert polyjob(server, "secret", "set", "--server", "SHARED", data=VALUE).returncode == 0
+    assert polyjob(server, "secret", "set", "--all-projects", "SHARED", data=VALUE).returncode == 0
     assert polyjob(server, "run", "-q", "-p", "other", "--secret", "SHARED", "echo $SHARED").stdout == b"***\n"
-    assert polyjob(server, "secret", "rm", "--server", "SHARED").returncode == 0
+    assert polyjob(server, "secret", "rm", "--all-projects", "SHARED").returncode == 0
 
 
 def test_refused_value_is_not_repeated(server: Server) -> None:
     for value in (b"tiny", b"\xff\xfe"):
-        refused = polyjob(server, "secret", "set", "--server", "OTHER", data=value)
+        refused = polyjob(server, "secret", "set", "--all-projects", "OTHER", data=value)
         assert refused.returncode == 1
         assert b"value" in refused.stderr and value not in refused.stderr
