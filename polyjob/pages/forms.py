@@ -17,7 +17,7 @@ from werkzeug.wrappers import Response as AnyResponse
 from polyjob.auth import identity as auth
 from polyjob.auth import sessions
 from polyjob.auth.sessions import CSRF_FIELD, WrongCsrfToken
-from polyjob.db.models import Job, Project
+from polyjob.db.models import Job, Project, Schedule
 from polyjob.errors import Problem
 from polyjob.services.idempotency import IdempotentRequest, ReplayedResponse
 
@@ -86,10 +86,10 @@ def new_submission_id() -> str:
 def create_idempotently(
     form: Form,
     project: Project,
-    create: Callable[[IdempotentRequest | None], Job],
+    create: Callable[[IdempotentRequest | None], Job | Schedule],
     upload_digest: str | None = None,
 ) -> int:
-    """Create a job, or find the job that an earlier submission of the same form created. Return its id.
+    """Create a job or schedule, or find the one that an earlier submission of the same form created. Return its id.
 
     `upload_digest` identifies the files of the form.
     """
@@ -99,7 +99,7 @@ def create_idempotently(
     fields = sorted((name, text) for name, text in form.fields.items() if name != CSRF_FIELD)
     digest = hashlib.sha256(json.dumps([request.path, fields, upload_digest]).encode()).hexdigest()
     key = f"form {submission_id} {digest[:32]}"
-    idempotent = IdempotentRequest(require_identity().user, project, key, digest, lambda job: str(job.id))
+    idempotent = IdempotentRequest(require_identity().user, project, key, digest, lambda item: str(item.id))
     try:
         idempotent.check()
         return int(create(idempotent).id)

@@ -9,16 +9,20 @@ from typing import Any
 
 from polyjob.jobconfig.compose import RESOURCES
 from polyjob.pages.forms import Form
-from polyjob.pages.job_form import lines_of, numbered_lines, read_names
+from polyjob.pages.job_form import lines_of, numbered_lines, read_after, read_names
+from polyjob.services.schedules import DEFAULT_TIMEZONE
 
 
-def run_command(project: str, form: Form, has_upload: bool = False) -> str:
-    """Return the `polyjob run` command. An upload is the current folder.
+def run_command(project: str, form: Form, has_upload: bool = False, times: Mapping[str, str] | None = None) -> str:
+    """Return the `polyjob run` command, or with `times` the `polyjob schedule add`. An upload is the current folder.
 
     The form knows no folder and no variables of a shell, so neither may the command add some.
     """
-    words = ["polyjob", "run", "-p", project, "--clean"]
-    for option in ("image", *RESOURCES, "backend", "timeout", "name"):
+    words = ["polyjob", "run"]
+    if times:
+        words = ["polyjob", "schedule", "add", times["cron"], "--tz", times.get("timezone", DEFAULT_TIMEZONE)]
+    words += ["-p", project, "--clean"]
+    for option in ("image", *RESOURCES, "backend", "timeout", "retries", "name"):
         if form.word(option):
             words += [f"--{option}", form.word(option)]
     for build_step in lines_of(form.text("steps")):
@@ -29,6 +33,8 @@ def run_command(project: str, form: Form, has_upload: bool = False) -> str:
         words += ["--volume", volume]
     for tag in read_names(form, "tags"):
         words += ["--tag", tag]
+    for job in read_after(form):
+        words += ["--after", job]
     words += ["-u", "."] if has_upload else []
     config = form.text("config")
     words += ["-f", "-"] if config.strip() else []
@@ -38,8 +44,13 @@ def run_command(project: str, form: Form, has_upload: bool = False) -> str:
     return f"{line} {_here_document(config)}" if config.strip() else line
 
 
-def curl_commands(root: str, project: str, body: Mapping[str, Any], has_upload: bool = False) -> str:
-    """Return the curl commands. They read the token from `$POLYJOB_TOKEN`."""
+def curl_commands(
+    root: str, project: str, body: Mapping[str, Any], has_upload: bool = False, times: Mapping[str, str] | None = None
+) -> str:
+    """Return the curl commands that submit the job, or with `times` create a schedule.
+
+    They read the token from `$POLYJOB_TOKEN`.
+    """
     authorization = '-H "Authorization: token $POLYJOB_TOKEN"'
     base = f"{root}/api/v1/{project}"
     lines = []
@@ -47,7 +58,8 @@ def curl_commands(root: str, project: str, body: Mapping[str, Any], has_upload: 
         url = shlex.quote(f"{base}/repo/upload")
         lines.append(f"tar czf - . | curl -X PUT {url} {authorization} -F repo=@-")
     content_type = shlex.quote("Content-Type: application/json")
-    url, data = shlex.quote(f"{base}/jobs"), shlex.quote(json.dumps(body, ensure_ascii=False))
+    url = shlex.quote(f"{base}/schedules" if times else f"{base}/jobs")
+    data = shlex.quote(json.dumps({**times, "job": body} if times else body, ensure_ascii=False))
     lines.append(f"curl {url} {authorization} \\\n  -H {content_type} \\\n  -d {data}")
     return "\n".join(lines)
 

@@ -4,12 +4,14 @@ from __future__ import annotations
 
 from typing import Any
 
+from polyjob.api.params import MAX_ID_DIGITS, parse_digits
 from polyjob.api.schemas.config_bodies import ParsedBody
 from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.errors import Invalid, Problem
 from polyjob.jobconfig.compose import RESOURCES, JobFields, compose_job
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.pages.forms import Form, group_by_field
+from polyjob.services.dependencies import Condition
 
 LABELS = {
     "cmd": "Command",
@@ -24,10 +26,15 @@ LABELS = {
     "gpu": "GPUs",
     "backend": "Runner",
     "timeout": "Time limit",
+    "retries": "Retries",
+    "after": "After other jobs",
+    "repeat": "Repeat",
+    "cron": "Cron expression",
+    "timezone": "Time zone",
     "upload": "Files",
     "config": "Config",
 }
-CONFIG_FIELDS = ("cmd", "image", "steps", "env", "volumes", "backend", "timeout", *RESOURCES)
+CONFIG_FIELDS = ("cmd", "image", "steps", "env", "volumes", "backend", "timeout", "retries", *RESOURCES)
 """The fields that become a part of the config."""
 _FIELD_OF_POINTER = {
     "/config/run": "cmd",
@@ -41,6 +48,10 @@ _FIELD_OF_POINTER = {
     "/config/environment/resources/gpu": "gpu",
     "/config/backend": "backend",
     "/config/termination/timeout": "timeout",
+    "/config/termination/max_retries": "retries",
+    "/after": "after",
+    "/cron": "cron",
+    "/timezone": "timezone",
     "/name": "name",
     "/tags": "tags",
     "/upload": "upload",
@@ -98,6 +109,11 @@ def _read_fields(form: Form) -> tuple[JobFields, list[Problem]]:
             timeout = float(form.word("timeout"))
         except ValueError:
             problems.append(Problem("/config/termination/timeout", "Enter a number of seconds, such as 3600."))
+    retries = parse_digits(form.word("retries"))
+    if form.word("retries") and retries is None:
+        problems.append(Problem("/config/termination/max_retries", "Enter a whole number, such as 3."))
+    after, after_problems = _read_after(form)
+    problems += after_problems
     fields = JobFields(
         command=form.text("cmd").strip("\n") if form.word("cmd") else None,
         image=form.word("image"),
@@ -107,10 +123,37 @@ def _read_fields(form: Form) -> tuple[JobFields, list[Problem]]:
         volumes=read_names(form, "volumes"),
         backend=form.word("backend"),
         timeout=timeout,
+        retries=retries,
         name=form.word("name"),
         tags=read_names(form, "tags"),
+        after=after,
     )
     return fields, problems
+
+
+def _read_after(form: Form) -> tuple[list[dict[str, Any]], list[Problem]]:
+    """Return the dependencies, each JOB or JOB:ON, and the problems of their conditions."""
+    after: list[dict[str, Any]] = []
+    problems = []
+    for word in read_after(form):
+        job, _, condition = word.partition(":")
+        number = parse_digits(job, MAX_ID_DIGITS)
+        after.append({"job": job if number is None else number, "on": condition or "success"})
+        if after[-1]["on"] not in list(Condition):
+            problems.append(Problem("/after", f"`{word}`: write `{job}`, `{job}:failure` or `{job}:end`."))
+    return after, problems
+
+
+def read_times(form: Form) -> dict[str, str] | None:
+    """Return the times of the schedule that the form asks for; None for a job that runs once. Raises Invalid."""
+    repeat, cron, timezone = (form.word(name) for name in ("repeat", "cron", "timezone"))
+    if not (repeat or cron):
+        return None
+    if repeat and cron:
+        raise Invalid([Problem("/cron", "Leave this empty, or choose `Once, now` as the repetition.")])
+    if read_after(form):
+        raise Invalid([Problem("/after", "The job of a schedule cannot wait for other jobs.")])
+    return {"cron": repeat or cron} | ({"timezone": timezone} if timezone else {})
 
 
 def _parse_config(text: str) -> dict[str, Any]:
@@ -123,6 +166,10 @@ def _parse_config(text: str) -> dict[str, Any]:
 def read_names(form: Form, field: str) -> list[str]:
     """Return the names in a field, which are separated by commas."""
     return lines_of(form.text(field).replace(",", "\n"))
+
+
+def read_after(form: Form) -> list[str]:
+    return form.text("after").replace(",", " ").split()
 
 
 def lines_of(text: str) -> list[str]:
@@ -139,7 +186,11 @@ def numbered_lines(text: str) -> list[tuple[int, str]]:
 
 
 def errors_of(problems: list[Problem], form: Form) -> dict[str, list[str]]:
-    """Return field name → messages. The name is empty for problems of the form as a whole."""
+    """Return field name → messages. The name is empty for problems of the form as a whole.
+
+    The pointers are those of a job, or of a schedule with the job in `/job`.
+    """
+    problems = [Problem(problem.pointer.removeprefix("/job"), problem.detail) for problem in problems]
 
     def field_of(pointer: str) -> str:
         part = pointer.replace("/content", "/config", 1) if pointer.startswith("/content") else pointer

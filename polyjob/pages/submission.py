@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Iterator, Mapping, Sequence
 from contextlib import contextmanager
 from typing import Any
 
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
+from polyjob.api.dependencies import find_dependencies
 from polyjob.api.paging import root
 from polyjob.api.path_prefixes import PROJECT
 from polyjob.api.problems import status_of
@@ -33,14 +34,22 @@ from polyjob.pages.forms import (
     read_form,
 )
 from polyjob.pages.job_commands import curl_commands, run_command
-from polyjob.pages.job_form import LABELS, errors_of, read_job
+from polyjob.pages.job_form import LABELS, errors_of, read_job, read_times
 from polyjob.pages.urls import project_url
-from polyjob.services import job_secrets, projects, specs, submission, volumes
+from polyjob.services import job_secrets, projects, schedules, specs, submission, volumes
 from polyjob.services.runner_choice import choose_runner
 from polyjob.storage.uploads import Limits
 
 FORM_OVERHEAD_BYTES = 1 << 20
 """Room for the fields and boundaries of a form beside its files."""
+REPETITIONS = [
+    ("", "Once, now"),
+    ("0 * * * *", "Every hour"),
+    ("0 3 * * *", "Every night at 3:00"),
+    ("0 3 * * 1", "Every Monday at 3:00"),
+    ("0 3 1 * *", "On the first day of each month at 3:00"),
+]
+"""Cron expression, label."""
 CHOOSE_FILES_AGAIN = "Choose the files again; browsers do not keep them."
 
 blp = Blueprint("submitting", __name__)
@@ -95,19 +104,22 @@ def submit(username: str, project_name: str) -> AnyResponse:
             return _page(project, form, errors, 403)
         try:
             body, parsed = read_job(form)
+            times = read_times(form)
             if form.text("do") == "show":
-                return _page(project, form, commands=_commands(project, form, body))
+                return _page(project, form, commands=_commands(project, form, body, times))
             if received.fault is not None:
                 raise received.fault
+            if times:
+                with config_errors_at(parsed.config_pointer, "/job/config"):
+                    return _create_schedule(project, form, parsed.attributes, times, received)
             with config_errors_at(parsed.config_pointer):
-                job_id = _create_job(project, form, parsed.attributes, received)
+                return _create_job(project, form, parsed.attributes, received)
         except (Forbidden, Invalid, TooLarge, Unavailable) as error:
             problems = getattr(error, "problems", None) or [Problem("", str(error))]
             errors = errors_of(problems, form)
             if has_upload:
                 errors.setdefault("upload", []).append(CHOOSE_FILES_AGAIN)
             return _page(project, form, errors, status_of(error))
-    return done(f"{project_url(project)}/jobs/{job_id}", f"Job {job_id} was submitted.")
 
 
 @blp.post(f"{PROJECT}/submit/commands")
@@ -118,9 +130,10 @@ def show_commands(username: str, project_name: str) -> AnyResponse:
     form = read_form()
     try:
         body, _ = read_job(form)
+        times = read_times(form)
     except Invalid as error:
         return make_response({"errors": errors_of(error.problems, form)})
-    run, curl = _commands(project, form, body)
+    run, curl = _commands(project, form, body, times)
     return make_response({"run": run, "curl": curl})
 
 
@@ -135,30 +148,55 @@ def _receive_form() -> Iterator[ReceivedForm]:
         yield received
 
 
-def _create_job(project: Project, form: Form, attributes: dict[str, Any], received: ReceivedForm) -> int:
-    upload_digest = None
-    if received.tarball is not None:
-        config = attributes.get("config") or {}
-        # Check first: no upload is stored for a job that is refused.
-        runner = choose_runner(settings(), attributes)
-        specs.check_runner_support(config, runner, settings())
-        job_secrets.check_names(config, project.id, runner)
-        specs.check_working_folder(config, may_choose_folder())
-        project.code = projects.store_upload(project, me(), received.tarball, settings())
-        upload_digest = project.code.digest
-    return create_idempotently(
+def _create_job(project: Project, form: Form, attributes: dict[str, Any], received: ReceivedForm) -> AnyResponse:
+    attributes["dependencies"] = find_dependencies(attributes.get("after"))
+    job_id = create_idempotently(
         form,
         project,
         lambda idempotent: submission.create(
             project, me(), attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
         ),
-        upload_digest,
+        _store_upload(project, attributes, received),
     )
+    return done(f"{project_url(project)}/jobs/{job_id}", f"Job {job_id} was submitted.")
 
 
-def _commands(project: Project, form: Form, body: dict[str, Any]) -> tuple[str, str]:
+def _create_schedule(
+    project: Project, form: Form, attributes: dict[str, Any], times: Mapping[str, str], received: ReceivedForm
+) -> AnyResponse:
+    schedule_id = create_idempotently(
+        form,
+        project,
+        lambda idempotent: schedules.create(
+            project,
+            me(),
+            {**times, "job": attributes},
+            settings(),
+            idempotent,
+            may_choose_folder=may_choose_folder(),
+        ),
+        _store_upload(project, attributes, received),
+    )
+    return done(f"{project_url(project)}/schedules/{schedule_id}", f"Schedule {schedule_id} was created.")
+
+
+def _store_upload(project: Project, attributes: dict[str, Any], received: ReceivedForm) -> str | None:
+    """Make the files of the form the upload of the project, and return their digest; None for a form without files."""
+    if received.tarball is None:
+        return None
+    config = attributes.get("config") or {}
+    # Check first: no upload is stored for a job that is refused.
+    runner = choose_runner(settings(), attributes)
+    specs.check_runner_support(config, runner, settings())
+    job_secrets.check_names(config, project.id, runner)
+    specs.check_working_folder(config, may_choose_folder())
+    project.code = projects.store_upload(project, me(), received.tarball, settings())
+    return str(project.code.digest)
+
+
+def _commands(project: Project, form: Form, body: dict[str, Any], times: Mapping[str, str] | None) -> tuple[str, str]:
     name, has_upload = f"{project.user.username}/{project.name}", bool(form.text("with_upload"))
-    return run_command(name, form, has_upload), curl_commands(root(), name, body, has_upload)
+    return run_command(name, form, has_upload, times), curl_commands(root(), name, body, has_upload, times)
 
 
 def _page(
@@ -168,13 +206,19 @@ def _page(
     status: int = 200,
     commands: tuple[str, str] | None = None,
 ) -> AnyResponse:
+    errors = errors or {}
+
+    def is_used(*names: str) -> bool:
+        return any(name in errors or form.word(name) for name in names)
+
     page = render_template(
         "submit.html",
         project=project,
         path=f"{project_url(project)}/submit",
         form=form,
         labels=LABELS,
-        errors=errors or {},
+        errors=errors,
+        is_used=is_used,
         commands=commands,
         submission_id=new_submission_id(),
         has_upload=project.code_id is not None,
@@ -184,6 +228,7 @@ def _page(
             f"`{volume.name}`{' (read-only)' if volume.is_read_only else ''}"
             for volume, _ in volumes.list_volumes(settings())
         ],
+        repetitions=REPETITIONS,
     )
     return make_response(page, status)
 

@@ -4,6 +4,8 @@
   const files = () => [...form.querySelectorAll("[type=file]")].flatMap((input) => [...input.files]);
   let [timer, latestRequest] = [0, 0];
 
+  form.elements.timezone.value ||= Intl.DateTimeFormat().resolvedOptions().timeZone;
+
   async function showCommands() {
     const request = ++latestRequest;
     const body = new URLSearchParams([...new FormData(form)].filter(([, value]) => typeof value === "string"));

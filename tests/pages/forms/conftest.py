@@ -63,9 +63,13 @@ class Html(HTMLParser):
         name = attributes.get("name")
         if tag == "button":
             self._in_button = self._in_form
-        if not self._in_form or not name:
+        if not self._in_form:
             return
         fields = self.forms[-1].fields
+        if tag == "option" and self._select and ("selected" in attributes or self._select not in fields):
+            fields[self._select] = str(attributes.get("value"))
+        if not name:
+            return
         if tag == "textarea":
             self._area, fields[name] = name, ""
         elif tag == "input" and attributes.get("type") in ("radio", "checkbox"):
@@ -75,8 +79,6 @@ class Html(HTMLParser):
             fields[name] = str(attributes.get("value") or "")
         elif tag == "select":
             self._select = name
-        if tag == "option" and self._select and ("selected" in attributes or self._select not in fields):
-            fields[self._select] = str(attributes.get("value"))
 
     def handle_endtag(self, tag: str) -> None:
         if tag == "form":

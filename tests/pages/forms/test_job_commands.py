@@ -14,10 +14,11 @@ from polyjob.api.schemas.job_bodies import read_job_create
 from polyjob.cli.origins import Origins
 from polyjob.cli.run import job_body
 from polyjob.cli.run import run as cli_run
+from polyjob.cli.schedules import add as schedule_add
 from polyjob.db.models import Job
 from polyjob.pages.forms import Form
 from polyjob.pages.job_commands import curl_commands, run_command
-from polyjob.pages.job_form import read_job
+from polyjob.pages.job_form import read_job, read_times
 
 from .conftest import ORIGIN, Browser, job_fields
 
@@ -39,6 +40,8 @@ class TestCommands:
         "gpu": "1",
         "backend": "docker",
         "timeout": "90.5",
+        "retries": "3",
+        "after": "12, 14:end ana.demo.jobs.15:failure",
     }
 
     @pytest.mark.parametrize("config", ["", "run: {cmd: x}\nEND\ntags: [z]", "build: {build_steps: [q]}\n"])
@@ -62,12 +65,24 @@ class TestCommands:
             base = origins.read(options["file"]) if config else {}
             cli_body = job_body(command, base, None, origins, **options)
         assert read_job_create(cli_body).attributes["config"] == read_job_create(body).attributes["config"]
-        assert {name: cli_body.get(name) for name in ("name", "tags")} == {
-            name: body.get(name) for name in ("name", "tags")
+        assert {name: cli_body.get(name) for name in ("name", "tags", "after")} == {
+            name: body.get(name) for name in ("name", "tags", "after")
         }
         curl = shlex.split(curl_commands("http://h", "ana/demo", body).replace("\\\n", " "))
         assert json.loads(curl[curl.index("-d") + 1]) == body
         assert curl[1] == "http://h/api/v1/ana/demo/jobs"
+
+    def test_commands_of_a_repeated_job_add_a_schedule(self) -> None:
+        form = Form({"cmd": "make x", "repeat": "0 3 * * *", "timezone": "Europe/Berlin"})
+        (body, _), times = read_job(form), read_times(form)
+        words = shlex.split(run_command("ana/demo", form, times=times))
+        assert words[:3] == ["polyjob", "schedule", "add"]
+        options = schedule_add.make_context("add", words[3:], resilient_parsing=True).params
+        assert (options["cron"], options["timezone"], options["project"]) == ("0 3 * * *", "Europe/Berlin", "ana/demo")
+        assert options["command"] == ("make x",)
+        curl = shlex.split(curl_commands("http://h", "ana/demo", body, times=times).replace("\\\n", " "))
+        assert curl[1] == "http://h/api/v1/ana/demo/schedules"
+        assert json.loads(curl[curl.index("-d") + 1]) == {**(times or {}), "job": body}
 
     def test_config_becomes_a_here_document(self) -> None:
         text = "run:\n  cmd: |\n    cat <<X\nEND\n"

@@ -7,14 +7,16 @@ import io
 import pytest
 
 from polyjob.db.database import write
-from polyjob.db.models import Job, Project, User
+from polyjob.db.models import Job, Project, Schedule, User
 from polyjob.services import projects
+from polyjob.services.dependencies import dependencies_of
 from polyjob.settings import Settings
 
 from .conftest import EVIL, Browser, job_fields
 
 SUBMIT = "/ana/demo/submit"
 FIELDS = ["cmd", "image", "steps", "env", "name", "tags", "cpu", "memory", "gpu", "timeout", "config"]
+MORE = ["retries", "after", "cron", "timezone"]
 
 
 class TestFields:
@@ -151,6 +153,69 @@ def test_stale_form_is_kept(ana: Browser) -> None:
     assert Job.get_by_id(1).config["run"]["cmd"] == "echo kept"
     page = ana.post(SUBMIT, fields, 403, Origin="http://evil.example")
     assert "echo kept" not in page.text
+
+
+class TestMore:
+    def test_retries_and_dependencies_are_part_of_the_job(self, ana: Browser) -> None:
+        ana.fill(SUBMIT, cmd="true")
+        ana.fill(SUBMIT, cmd="true", retries="3", after="1, 1:end")
+        job = Job.get_by_id(2)
+        assert job.config["termination"]["max_retries"] == 3
+        assert [(one["job"], one["on"]) for one in dependencies_of(job)] == [(1, "success"), (1, "end")]
+
+    def test_repeated_job_becomes_a_schedule(self, ana: Browser) -> None:
+        ana.fill(SUBMIT, cmd="make nightly", name="nightly", repeat="0 3 * * *", timezone="Europe/Berlin")
+        assert ana.location == "/ana/demo/schedules/1"
+        assert "Schedule 1 was created." in ana.get("/ana/demo/schedules/1").text
+        schedule = Schedule.get()
+        assert (schedule.cron, schedule.timezone, schedule.command) == ("0 3 * * *", "Europe/Berlin", "make nightly")
+        assert schedule.job["name"] == "nightly"
+        assert Job.select().count() == 0
+
+    def test_other_times_are_a_cron_expression(self, ana: Browser) -> None:
+        ana.fill(SUBMIT, cmd="true", cron="30 7 * * 1-5")
+        assert (Schedule.get().cron, Schedule.get().timezone) == ("30 7 * * 1-5", "UTC")
+
+    def test_schedule_that_is_sent_twice_is_created_once(self, ana: Browser) -> None:
+        fields = job_fields(ana.get(SUBMIT)) | {"cmd": "true", "repeat": "0 * * * *"}
+        for _ in range(2):
+            ana.post(SUBMIT, fields)
+            assert ana.location == "/ana/demo/schedules/1"
+        assert Schedule.select().count() == 1
+
+    @pytest.mark.parametrize(
+        ("typed", "wrong", "message"),
+        [
+            ({"retries": "many"}, "retries", "whole number"),
+            ({"retries": "9" * 5000}, "retries", "whole number"),
+            ({"retries": "100000"}, "retries", ""),
+            ({"after": "99"}, "after", "There is no job 99"),
+            ({"after": "9" * 5000}, "after", ""),
+            ({"after": "1:maybe"}, "after", "1:maybe"),
+            ({"cron": "every night"}, "cron", ""),
+            ({"cron": "0 0 30 2 *"}, "cron", ""),
+            ({"repeat": "0 3 * * *", "cron": "0 4 * * *"}, "cron", "Leave this empty"),
+            ({"repeat": "0 3 * * *", "after": "1"}, "after", "cannot wait"),
+            ({"repeat": "0 3 * * *", "timezone": "Mars"}, "timezone", "Mars"),
+            ({"repeat": "0 3 * * *", "name": "a name"}, "name", ""),
+            ({"repeat": "0 3 * * *", "cpu": "many"}, "cpu", ""),
+        ],
+    )
+    def test_invalid_fields_are_marked_and_kept(
+        self, ana: Browser, typed: dict[str, str], wrong: str, message: str
+    ) -> None:
+        page = ana.fill(SUBMIT, 400, cmd="true", **typed)
+        assert {name: job_fields(page)[name] for name in typed} == typed
+        for name in (*FIELDS, *MORE):
+            assert ("aria-invalid" in page.elements[name]) is (name == wrong), name
+        assert f"#{wrong}" in page.links
+        assert message in page.text
+        assert Job.select().count() == Schedule.select().count() == 0
+
+    def test_job_that_may_not_be_read_is_unknown(self, ana: Browser, bob: Browser) -> None:
+        bob.fill("/new-project", name="mine", access="private")
+        bob.fill("/bob/mine/submit", cmd="true")
+        assert "There is no job 1, or you may not read it." in ana.fill(SUBMIT, 400, cmd="true", after="1").text
 
 
 class TestProjects:
