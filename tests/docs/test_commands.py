@@ -87,6 +87,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
     data_dir = folder / "home/.local/share/polyjob"
     data_dir.mkdir(parents=True)
     (folder / "data").symlink_to(data_dir)
+    (folder / "volume").mkdir()
     with pytest.MonkeyPatch.context() as patch:
         patch.setenv("PIP_NO_INDEX", "1")
         patch.setenv("PIP_FIND_LINKS", str(folder))
@@ -94,7 +95,7 @@ def server(tmp_path_factory: pytest.TempPathFactory) -> Iterator[Server]:
         patch.setenv("NO_COLOR", "1")
         patch.setenv("PATH", f"{Path(sys.executable).parent}:{os.environ['PATH']}")
         patch.delenv("XDG_DATA_HOME", raising=False)
-        with Server(folder, python=python_with_borrowed_pip(folder)) as started:
+        with Server(folder, python=python_with_borrowed_pip(folder), volumes=f"data={folder}/volume:ro") as started:
             yield started
 
 
