@@ -53,7 +53,7 @@ lock:  ## write the newest versions into requirements.lock
 # Each section of the lock lists the packages that the sections above do not have.
 $(STAMP): requirements.lock pyproject.toml
 	@python=$$(tools/python) && echo "Creating the virtualenv .venv ..." && "$$python" -m venv --clear .venv
-	@echo "Downloading and installing polyjob's packages (4 MB). This takes 10 to 40 seconds ..."
+	@echo "Downloading and installing polyjob's packages (9 MB). This takes 10 to 40 seconds ..."
 	@sed '/^# Dependencies of the Kubernetes runner/,$$d' requirements.lock > .venv/base.lock
 	@$(PIP) --require-hashes --requirement .venv/base.lock
 	@echo "Installing polyjob ..."

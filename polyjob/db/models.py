@@ -488,6 +488,11 @@ class Secret(Table):
     created_at = InstantField()
     updated_at = InstantField()
 
+    @property
+    def unique_name(self) -> str:
+        prefix = f"{self.project.unique_name}." if self.project is not None else ""
+        return f"{prefix}secrets.{self.name}"
+
 
 class Idempotency(Table):
     """The first response to a request with an Idempotency-Key."""

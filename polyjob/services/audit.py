@@ -89,7 +89,7 @@ def _describe(target: Any) -> tuple[str, str, int | None]:
     if isinstance(target, Project):
         return "project", target.unique_name, target.id
     if isinstance(target, Secret):
-        return "secret", target.name, target.project_id
+        return "secret", target.unique_name, target.project_id
     if isinstance(target, User):
         return "user", target.username, None
     if isinstance(target, Server):

@@ -67,7 +67,7 @@ def test_value_is_replaced(client, submitter, project):
 def test_changes_are_audited_without_values(client):
     store(client), store(client), client.delete(f"{SECRETS}/TOKEN")
     entries = [(row.action, row.kind, row.target, row.details) for row in Audit.select().where(Audit.kind == "secret")]
-    assert entries == [(verb, "secret", "TOKEN", None) for verb in ("create", "update", "delete")]
+    assert entries == [(verb, "secret", "ana.demo.secrets.TOKEN", None) for verb in ("create", "update", "delete")]
 
 
 @pytest.mark.parametrize("name", ["token", "A-B", "1A", "Ä", "A" * 101, "POLYAXON_X", "POLYJOB_UUID", "PATH", "CUDA_X"])
