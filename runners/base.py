@@ -31,7 +31,7 @@ import abc
 import dataclasses
 import enum
 import json
-from collections.abc import Callable, Iterator, Mapping, Sequence
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any, BinaryIO, ClassVar
 
@@ -175,6 +175,16 @@ class Placement:
 
 
 @dataclass(frozen=True)
+class JobOutputs:
+    """The outputs of an earlier job that a job reads."""
+
+    name: str
+    """Name of their folder: the number of the earlier job."""
+    path: str | None
+    """Path of a .tar.gz file on this machine whose members all lie in one folder; None if there are no outputs."""
+
+
+@dataclass(frozen=True)
 class JobSpec:
     """The description of a job."""
 
@@ -188,8 +198,8 @@ class JobSpec:
     """Shell command, run by bash if there is one, else by sh."""
     env: Mapping[str, str]
     """Environment variables of the job. The runner adds the inherited variables that it allows, `PYTHONUNBUFFERED`, the
-    `marker_variable` of this job, and the paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH`, `POLYAXON_LOGS_PATH`
-    and those of `volumes`."""
+    `marker_variable` of this job, `inputs_variables`, and the paths that only it knows: `POLYAXON_RUN_OUTPUTS_PATH`,
+    `POLYAXON_LOGS_PATH` and those of `volumes`."""
     secrets: Mapping[str, str] = dataclasses.field(default_factory=dict, repr=False)
     """Variables whose values are secret. They take precedence over `env`. The runner passes them to the command and to
     nothing else: not to a build step, an argument, a label, a log or a message. A local runner masks them in the log
@@ -219,6 +229,10 @@ class JobSpec:
     volumes: tuple[Volume, ...] = ()
     """Volumes that the job can use, and no others. The runner adds `volume_variables` with their paths. Set only for a
     runner that honours `environment.data_refs` and `environment.persistence.data`."""
+    job_outputs: tuple[JobOutputs, ...] = ()
+    """Outputs of earlier jobs. Each is unpacked into a folder of its name before the command starts, without the one
+    folder in the tarball. All are in one folder; `inputs_variables` has their paths. Set only for a runner that honours
+    `environment.outputs.jobs`."""
     grace: float = 10.0
     """Seconds between TERM and KILL."""
     log_limit: int = 1 << 30
@@ -245,6 +259,13 @@ def marker_variable(uuid: str) -> tuple[str, str]:
 def volume_variables(paths: Mapping[str, str]) -> dict[str, str]:
     """Return the environment variables in which a job finds its volumes. `paths` are by the names of the volumes."""
     return dict.fromkeys(("POLYAXON_DATA_PATHS", "POLYAXON_RUN_DATA_PATHS"), json.dumps(paths)) if paths else {}
+
+
+def inputs_variables(folder: str, names: Iterable[str]) -> dict[str, str]:
+    """Return the environment variables of a job that reads outputs of earlier jobs, which are in `folder`."""
+    paths = [f"{folder}/{name}" for name in names]
+    references = {"jobs": paths, "experiments": []}
+    return {"POLYJOB_INPUTS_PATH": folder, "POLYAXON_REFS_OUTPUTS_PATHS": json.dumps(references)} if paths else {}
 
 
 @dataclass(frozen=True)

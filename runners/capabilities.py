@@ -86,9 +86,8 @@ PROCESS: Mapping[str, Support] = {
     "environment.artifact_refs": _refused(f"no artifact stores are configured; {_OUTPUTS}"),
     "environment.persistence.data": _honoured(),
     "environment.persistence.outputs": _refused(f"there are no stores of outputs to choose from; {_OUTPUTS}"),
-    "environment.outputs": _refused(
-        "outputs of other jobs are not mounted; start from those of one job by `polyjob copy` or `polyjob resume`"
-    ),
+    "environment.outputs.jobs": _honoured(),
+    "environment.outputs.experiments": _refused("there are no experiments; list jobs in `environment.outputs.jobs`"),
     "environment.max_restarts": _refused("a container runs once; use `termination.max_retries`"),
     "termination.timeout": _honoured(),
     "termination.grace": _honoured(),
@@ -152,6 +151,9 @@ BASIC: Mapping[str, Support] = {
     "environment.secret_refs": _refused("this runner keeps no secrets; let the command fetch them"),
     "environment.data_refs": _refused(_NO_VOLUMES),
     "environment.persistence.data": _refused(_NO_VOLUMES),
+    "environment.outputs.jobs": _refused(
+        "this runner does not pass them on; start from the outputs of one job by `polyjob copy` or `polyjob resume`"
+    ),
 }
 """Support of a runner of another distribution, as far as the runner does not declare it: it only runs commands."""
 

@@ -56,6 +56,7 @@ from runners.base import (
     Running,
     StartFailed,
     State,
+    inputs_variables,
 )
 from runners.common.durable import replace_file
 
@@ -120,13 +121,15 @@ class FakeRunner(RemoteRunner):
     def start(self, spec: JobSpec, artifact: str | None) -> str:
         self._enter("start", spec.uuid)
         assert os.path.isdir(spec.folder), "start before the job's folder was created"
+        assert all(outputs.path is None or os.path.exists(outputs.path) for outputs in spec.job_outputs)
         _raise_fault("start", spec.env)
         if spec.env.get("FAKE_START") == "fail":
             raise StartFailed("the fake backend refuses this job because of FAKE_START")
         with self._lock:
             job = self._read(spec.uuid)
             if job is None:
-                job = {"env": dict(spec.env), "artifact": artifact, "started": self.clock(), "stopped": None}
+                variables = inputs_variables("/fake/inputs", [outputs.name for outputs in spec.job_outputs])
+                job = {"env": {**spec.env, **variables}, "artifact": artifact, "started": self.clock(), "stopped": None}
                 job |= {"secrets": dict(spec.secrets)} if spec.secrets else {}
                 self._write(spec.uuid, job)
                 with open(os.path.join(self.folder, f"{spec.uuid}.runs"), "a") as runs:

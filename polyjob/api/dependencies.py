@@ -20,20 +20,20 @@ def find_dependencies(after: Sequence[Mapping[str, Any]] | None) -> list[Request
 
     Raises Invalid with a pointer to each job that does not exist or that the sender may not read.
     """
-    job_ids = [_find(one["job"]) for one in after or ()]
-    problems = [
-        unknown_job(index, one["job"])
-        for index, (one, job_id) in enumerate(zip(after or (), job_ids, strict=True))
-        if job_id is None
-    ]
+    requested, problems = [], []
+    for index, one in enumerate(after or ()):
+        job_id, pointer = find_readable_job(one["job"]), f"/after/{index}/job"
+        if job_id is None:
+            problems.append(unknown_job(pointer, one["job"]))
+        else:
+            requested.append(Requested(job_id, one["on"], pointer=pointer))
     if problems:
         raise Invalid(problems)
-    found = zip(after or (), job_ids, strict=True)
-    return [Requested(job_id, one["on"]) for one, job_id in found if job_id is not None]
+    return requested
 
 
-def _find(name: int | str) -> int | None:
-    """Return the id of a readable job of any project."""
+def find_readable_job(name: int | str) -> int | None:
+    """Return the id of the job with this id or unique name, in any project that the user may read, or None."""
     digits = str(name).rsplit(".", 1)[-1]
     if not (digits.isascii() and digits.isdecimal()) or len(digits) > MAX_ID_DIGITS:
         return None

@@ -8,7 +8,7 @@ from flask import Response, jsonify, request
 
 from polyjob.api import list_queries, run_events
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.dependencies import find_dependencies
+from polyjob.api.dependencies import find_dependencies, find_readable_job
 from polyjob.api.etags import unchanged
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.paging import root
@@ -69,7 +69,13 @@ def create_job(username: str, project_name: str) -> Response:
         parsed.attributes["dependencies"] = find_dependencies(parsed.attributes.get("after"))
         with config_errors_at(parsed.config_pointer):
             return submission.create(
-                project, me(), parsed.attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
+                project,
+                me(),
+                parsed.attributes,
+                settings(),
+                idempotent,
+                may_choose_folder=may_choose_folder(),
+                find_job=find_readable_job,
             )
 
     return create_idempotently(project, create, new_document)
@@ -208,7 +214,14 @@ def _clone(username: str, project_name: str, job_id: int, strategy: str) -> Resp
         parsed = read_job_clone(read_body())
         with config_errors_at(parsed.config_pointer):
             return cloning.clone(
-                job, me(), strategy, parsed.attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
+                job,
+                me(),
+                strategy,
+                parsed.attributes,
+                settings(),
+                idempotent,
+                may_choose_folder=may_choose_folder(),
+                find_job=find_readable_job,
             )
 
     return create_idempotently(project, create, new_document)

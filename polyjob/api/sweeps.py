@@ -5,7 +5,7 @@ from __future__ import annotations
 from flask import Response
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.dependencies import find_dependencies
+from polyjob.api.dependencies import find_dependencies, find_readable_job
 from polyjob.api.idempotency import create_idempotently
 from polyjob.api.path_prefixes import JOBS
 from polyjob.api.request_body import read_body
@@ -43,6 +43,7 @@ def create_sweep(username: str, project_name: str) -> Response:
                 settings(),
                 idempotent,
                 may_choose_folder=may_choose_folder(),
+                find_job=find_readable_job,
             )
 
     return create_idempotently(project, create, sweep_document)

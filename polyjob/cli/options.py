@@ -89,8 +89,18 @@ def parse_after(ctx: click.Context, param: click.Parameter, texts: tuple[str, ..
         job, _, condition = text.partition(":")
         if condition not in ("", "success", "failure", "end"):
             raise click.BadParameter(f"`{condition}` is not an end of a job; use success, failure or end.", ctx, param)
-        dependencies.append({"job": int(job) if job.isdecimal() else job, "on": condition or "success"})
+        dependencies.append({"job": parse_reference(job), "on": condition or "success"})
     return dependencies
+
+
+def parse_inputs_from(ctx: click.Context, param: click.Parameter, texts: tuple[str, ...]) -> list[int | str]:
+    """Return the jobs of `--inputs-from` as a config names them."""
+    return [parse_reference(text) for text in texts]
+
+
+def parse_reference(text: str) -> int | str:
+    """Return the number or unique name of a job."""
+    return int(text) if text.isdecimal() else text
 
 
 def parse_pairs(texts: tuple[str, ...], option: str) -> list[tuple[str, str]]:

@@ -18,8 +18,8 @@ OPTIONS = {
     "secrets": "--secret",
     "workdir": "the current folder", "caller_vars": "a variable of this shell", "cpu": "--cpu",
     "memory": "--memory", "gpu": "--gpu", "params": "--param", "backend": "--backend", "timeout": "--timeout",
-    "retries": "--retries", "after": "--after", "name": "--name", "tags": "--tag", "notify": "--notify",
-    "volumes": "--volume",
+    "retries": "--retries", "after": "--after", "inputs_from": "--inputs-from", "name": "--name", "tags": "--tag",
+    "notify": "--notify", "volumes": "--volume",
 }  # fmt: skip
 """Field of a composed job → the option or argument that sets it."""
 

@@ -361,6 +361,8 @@ class Dependency(Table):
     condition = TextField()
     """`success`, `failure` or `end`."""
     is_met = BooleanField(default=False)
+    folder = TextField(null=True)
+    """Name of the folder in which the job finds the outputs of the other one; null if it only waits."""
 
 
 class Queue(Table):

@@ -204,7 +204,8 @@ def finish(
 def _sync_and_clear(
     runner: Runner, uuid: str, handle: str | None, store: Store, *, keeps_outputs: bool
 ) -> Iterator[None]:
-    """Restore the log and sync the job's files. Then remove the folder of packed outputs, and clear the backend.
+    """Restore the log and sync the job's files. Then remove the folders of packed outputs and of those of earlier
+    jobs, and clear the backend.
 
     Each step is short. Without a handle, nothing is cleared.
     """
@@ -212,6 +213,7 @@ def _sync_and_clear(
     store.sync(uuid)
     if not keeps_outputs:
         yield from store.remove_outputs_in_steps(uuid)
+    yield from store.remove_job_outputs_in_steps(uuid)
     if handle is not None:
         yield from runner.clean_in_steps(handle)
 

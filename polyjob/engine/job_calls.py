@@ -5,6 +5,7 @@ from __future__ import annotations
 import abc
 import dataclasses
 import logging
+from collections.abc import Sequence
 from dataclasses import dataclass
 from typing import Any, ClassVar
 
@@ -31,11 +32,22 @@ from polyjob.engine.log_mask import LogMask
 from polyjob.engine.retries import FETCH_PATIENCE, START_PATIENCE, error_text, is_refusal
 from polyjob.engine.writes import Write
 from polyjob.errors import Unavailable
-from polyjob.services import job_secrets, specs, volumes
+from polyjob.services import job_inputs, job_secrets, specs, volumes
 from polyjob.services.build_reuse import has_named_build
+from polyjob.services.job_inputs import Source, reads_outputs
+from polyjob.services.job_retries import resumes_on_start
 from polyjob.services.job_secrets import SecretUnusable
 from polyjob.services.jobs import BY_ID
-from runners.base import ArtifactMissing, Exit, JobSpec, RemoteRunner, Runner, RunnerUnavailable, StartFailed
+from runners.base import (
+    ArtifactMissing,
+    Exit,
+    JobOutputs,
+    JobSpec,
+    RemoteRunner,
+    Runner,
+    RunnerUnavailable,
+    StartFailed,
+)
 
 log = logging.getLogger("polyjob.engine")
 
@@ -121,31 +133,50 @@ class JobCall(abc.ABC):
 
 
 class LinkInputs(JobCall):
-    """Link the outputs with which a retry begins. They are not linked before it is inserted, as those of a clone are:
-    the transaction that ends the failed attempt inserts it, and uses no files."""
+    """Link the outputs with which a retry begins, and those of earlier jobs that the job reads.
+
+    Those of a retry are not linked before it is inserted, as those of a clone are: the transaction that ends the failed
+    attempt inserts it, and uses no files. Once all are linked, the job can start, whatever happens to the other jobs.
+    """
 
     pool = "files"
     verb = "inputs"
     subject = "The link to its inputs"
     patience = START_PATIENCE
 
-    _source: str | None
+    _original: str | None
     """The uuid of the failed attempt; None if it was deleted or its outputs were removed."""
+    _sources: Sequence[Source]
 
     def prepare(self) -> None:
         original = BY_ID.first(self.job.original_id) if self.job.original_id else None
-        self._source = original.uuid if original is not None and original.cleared_at is None else None
+        self._original = original.uuid if original is not None and original.cleared_at is None else None
+        self._sources = job_inputs.sources(self.job, self.tools.context.store) if reads_outputs(self.job) else ()
 
     def run(self) -> None:
+        try:
+            if resumes_on_start(self.job):
+                self._link_original()
+            for source in self._sources:
+                self._link_source(source)
+        except Unavailable as error:
+            raise RunnerUnavailable(str(error)) from error
+
+    def _link_original(self) -> None:
         context = self.tools.context
         if context.store.job_inputs(self.job.uuid).exists():
             return
-        if self._source is None:
+        if self._original is None:
             raise StartFailed("The outputs of the failed attempt, with which this retry begins, were removed")
-        try:
-            context.store.link_inputs(self._source, self.job.uuid, context.settings.disk_low)
-        except Unavailable as error:
-            raise RunnerUnavailable(str(error)) from error
+        context.store.link_inputs(self._original, self.job.uuid, context.settings.disk_low)
+
+    def _link_source(self, source: Source) -> None:
+        context = self.tools.context
+        if context.store.job_outputs(self.job.uuid, source.folder).exists():
+            return
+        if source.uuid is None:
+            raise StartFailed(f"The outputs of #{source.folder}, which this job reads, are missing or were removed")
+        context.store.link_job_outputs(source.uuid, self.job.uuid, source.folder, context.settings.disk_low)
 
     def on_success(self, value: None) -> None:
         self.memory.has_inputs = True
@@ -188,11 +219,22 @@ class StartJob(JobCall):
             context.installation,
             job_token(job.uuid, context.secret),
             inputs if inputs.exists() else None,
+            self._job_outputs(),
             is_pinned=job.build_id is not None and not self.runner.is_local and has_named_build(job),
         )
         self._artifact = job.build.artifact if job.build else None
         self._fault = volumes.start_fault(job.config, context.settings, job.runner)
         self._secrets = job_secrets.encrypted_values(job.config, job.project_id)
+
+    def _job_outputs(self) -> list[JobOutputs]:
+        """Return the outputs of earlier jobs, which `LinkInputs` has linked."""
+        if not reads_outputs(self.job):
+            return []
+        store = self.tools.context.store
+        paths = [
+            (one.folder, store.job_outputs(self.job.uuid, one.folder)) for one in job_inputs.sources(self.job, store)
+        ]
+        return [JobOutputs(folder, str(path) if path.stat().st_size else None) for folder, path in paths]
 
     def run(self) -> str:
         if self._fault is not None:

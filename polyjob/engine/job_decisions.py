@@ -29,6 +29,7 @@ from polyjob.engine.now import Now
 from polyjob.engine.prepare import waits_for_build
 from polyjob.engine.writes import NOTHING, Decision, Write
 from polyjob.services import specs
+from polyjob.services.job_inputs import reads_outputs
 from polyjob.services.job_retries import resumes_on_start
 from polyjob.settings import Settings
 from polyjob.statuses import Status
@@ -120,7 +121,7 @@ def _decide_starting(job: Job, memory: JobMemory, backend: BackendState, now: No
         return Decision([job_writes.timeout_write(job, tools.context.clock)])
     if memory.is_waiting(now.seconds):
         return NOTHING
-    if resumes_on_start(job) and not memory.has_inputs:
+    if (resumes_on_start(job) or reads_outputs(job)) and not memory.has_inputs:
         return Decision(call=LinkInputs(job, memory, backend.runner, tools))
     return Decision(call=StartJob(job, memory, backend.runner, tools))
 

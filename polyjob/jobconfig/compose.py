@@ -47,6 +47,8 @@ class JobFields:
     tags: Sequence[str] = ()
     after: Sequence[Mapping[str, Any]] = ()
     """Dependencies: {"job", "on"}."""
+    inputs_from: Sequence[int | str] = ()
+    """Jobs whose outputs the job reads, added to those of the config."""
     notify: str = ""
     """URL that receives the end of the job."""
 
@@ -88,6 +90,8 @@ def compose_job(fields: JobFields, base: Mapping[str, Any] | None = None) -> Com
     caller_vars = [[name, value] for name, value in fields.caller_vars if name not in set_names]
     if caller_vars:
         job.extend("caller_vars", ("environment", "env_vars"), caller_vars)
+    if fields.inputs_from:
+        job.extend("inputs_from", ("environment", "outputs", "jobs"), list(fields.inputs_from))
     if fields.workdir:
         job.set_default("workdir", ("environment", "workdir"), fields.workdir)
     for resource in RESOURCES:

@@ -40,6 +40,8 @@ MAX_BUILD_STEP_BYTES = 128_000
 This is less than Linux passes in one argument, so every backend can run the build step.
 """
 MAX_IMAGE_LENGTH = 500
+MAX_OUTPUTS_JOBS = 100
+"""Earlier jobs whose outputs one job reads."""
 MAX_RETRIES = 100
 """Retries of one job."""
 MAX_RETRY_RULES = 20
@@ -113,7 +115,7 @@ class PersistenceSchema(Section):
 
 
 class OutputsSchema(Section):
-    jobs = BoundedList(Reference())
+    jobs = fields.List(Reference(), validate=validate.Length(max=MAX_OUTPUTS_JOBS))
     experiments = BoundedList(Reference())
 
 

@@ -19,7 +19,7 @@ from polyjob.jobconfig.compose import working_folder
 from polyjob.logs.files import log_length
 from polyjob.pages.forms import Form, done, local_path, read_form
 from polyjob.pages.urls import build_url, job_url, own_path, project_url, run_url
-from polyjob.services import bookmarks, builds, cloning, jobs
+from polyjob.services import bookmarks, builds, job_inputs, jobs
 
 blp = Blueprint("actions", __name__)
 
@@ -54,7 +54,7 @@ def _can_stop(run: Run) -> bool:
 
 
 def _has_outputs(job: Job) -> bool:
-    return job.archived_at is None and job.status.is_done and cloning.outputs_fault(job, store()) is None
+    return job.archived_at is None and job.status.is_done and job_inputs.outputs_fault(job, store()) is None
 
 
 def _is_not_archived(run: Run) -> bool:

@@ -7,6 +7,7 @@ from collections.abc import Mapping
 from flask import Blueprint, make_response, render_template, request
 from werkzeug.wrappers import Response as AnyResponse
 
+from polyjob.api.dependencies import find_readable_job
 from polyjob.api.path_prefixes import JOB
 from polyjob.api.problems import status_of
 from polyjob.api.request_context import find_job, find_project, may_choose_folder, me, settings, store
@@ -25,7 +26,7 @@ from polyjob.pages.forms import (
     read_form,
 )
 from polyjob.pages.urls import job_url, project_url
-from polyjob.services import cloning, jobs
+from polyjob.services import cloning, job_inputs, jobs
 
 STRATEGIES = {
     "restart": ("Restart", "with empty outputs"),
@@ -77,7 +78,14 @@ def _clone(original: Job, form: Form, strategy: str, changes: Mapping[str, objec
         form,
         original.project,
         lambda idempotent: cloning.clone(
-            original, me(), strategy, changes, settings(), idempotent, may_choose_folder=may_choose_folder()
+            original,
+            me(),
+            strategy,
+            changes,
+            settings(),
+            idempotent,
+            may_choose_folder=may_choose_folder(),
+            find_job=find_readable_job,
         ),
     )
 
@@ -134,7 +142,7 @@ def _page(original: Job, form: Form, errors: dict[str, list[str]] | None = None,
         job=original,
         back=job_url(original),
         strategies=STRATEGIES,
-        outputs_fault=cloning.outputs_fault(original, store()),
+        outputs_fault=job_inputs.outputs_fault(original, store()),
         has_newer_upload=original.project.code_id != original.code_id,
         form=form,
         submission_id=new_submission_id(),

@@ -9,7 +9,7 @@ from typing import Any
 from flask import Blueprint, make_response, redirect, render_template, request, url_for
 from werkzeug.wrappers import Response as AnyResponse
 
-from polyjob.api.dependencies import find_dependencies
+from polyjob.api.dependencies import find_dependencies, find_readable_job
 from polyjob.api.paging import root
 from polyjob.api.path_prefixes import PROJECT
 from polyjob.api.problems import status_of
@@ -154,7 +154,13 @@ def _create_job(project: Project, form: Form, attributes: dict[str, Any], receiv
         form,
         project,
         lambda idempotent: submission.create(
-            project, me(), attributes, settings(), idempotent, may_choose_folder=may_choose_folder()
+            project,
+            me(),
+            attributes,
+            settings(),
+            idempotent,
+            may_choose_folder=may_choose_folder(),
+            find_job=find_readable_job,
         ),
         _store_upload(project, attributes, received),
     )

@@ -15,12 +15,12 @@ from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.validation import load_config
-from polyjob.services import audit, job_secrets, specs, webhooks
-from polyjob.services.abandon import ABANDONED_NOTE
+from polyjob.services import audit, dependencies, job_inputs, job_secrets, specs, webhooks
+from polyjob.services.endings import end_job
 from polyjob.services.idempotency import IdempotentRequest, check_replay
+from polyjob.services.job_inputs import FindJob, outputs_fault
 from polyjob.services.jobs import reload
 from polyjob.services.new_jobs import free_name, insert_job
-from polyjob.services.notes import MISSING_OUTPUTS_NOTE, note_text
 from polyjob.services.runner_choice import runner_of_clone
 from polyjob.services.submission import wake_engine_for
 from polyjob.settings import Settings
@@ -36,6 +36,7 @@ def clone(
     once: IdempotentRequest | None = None,
     *,
     may_choose_folder: bool = False,
+    find_job: FindJob | None = None,
 ) -> Job:
     """Create a job from `source` and return it.
 
@@ -44,6 +45,8 @@ def clone(
 
     `restart` begins with empty outputs, and the source may be in any state. `resume` and `copy` begin with a copy of
     the source's outputs, so the source must be done.
+
+    `find_job` finds the jobs whose outputs the new job reads, which the sender may read.
 
     Raises Invalid if the source or the new config is not suitable, Forbidden if the config names a working folder
     without `may_choose_folder`, NotFound if the source is deleted meanwhile, Unavailable if the disk is low, and
@@ -55,35 +58,31 @@ def clone(
         _check_outputs(source, strategy, store)
     columns, name = _config_columns(source, attributes, settings)
     specs.check_working_folder(columns["config"], may_choose_folder)
+    requested = job_inputs.find(columns["config"], (), find_job) if source.is_managed else []
     job_uuid = uuid.uuid4().hex
     with _linked_inputs(source, job_uuid, strategy, settings), write(strategy):
         store_response = check_replay(once)
         if reload(source).deleted_at is not None:
             raise NotFound("The job was deleted.")
+        upstreams = dependencies.find(requested)
+        job_inputs.check(upstreams, store)
         columns |= {
             "uuid": job_uuid,
             "name": free_name(source.project, name),
             "code": source.project.code_id if attributes.get("update_code") else source.code_id,
             "original": source.id,
             "cloning_strategy": strategy,
+            "is_held": bool(upstreams),
+            "has_dependencies": bool(upstreams),
         }
         job = insert_job(source.project, user, columns)
         webhooks.copy_to_clone(source, job)
         audit.record(strategy, job, original=source.id)
+        if upstreams and (end := dependencies.add(job, upstreams)):
+            end_job(job, end.status, message=end.message, details=end.details)
         store_response(job)
     wake_engine_for(job, settings)
     return job
-
-
-def outputs_fault(source: Job, store: Store) -> str | None:
-    """Return why no job can begin with the outputs of a job that is done, or None.
-
-    The text completes a sentence that begins with "The outputs".
-    """
-    if source.cleared_at is not None:
-        return "were removed to make room"
-    is_missing = note_text(source.notes, MISSING_OUTPUTS_NOTE) or note_text(source.notes, ABANDONED_NOTE)
-    return "are missing, as its notes say" if is_missing and not store.is_sealed(source.uuid) else None
 
 
 def _check_outputs(source: Job, strategy: str, store: Store) -> None:

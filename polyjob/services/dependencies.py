@@ -48,6 +48,10 @@ class Requested:
 
     job_id: int
     condition: Condition
+    folder: str | None = None
+    """Name of the folder in which the new job finds the outputs of the other one; None if it only waits."""
+    pointer: str = "/after"
+    """Its place in the request, for errors."""
 
 
 @dataclass(frozen=True)
@@ -67,38 +71,37 @@ _LAST_RETRY = "SELECT MAX(id) FROM job WHERE first_attempt_id = ? AND deleted_at
 _IS_WAITING = "SELECT EXISTS (SELECT 1 FROM dependency WHERE job_id = ? AND is_met = 0)"
 
 
-def find(requested: Sequence[Requested]) -> list[tuple[Job, Condition]]:
+def find(requested: Sequence[Requested]) -> list[tuple[Job, Requested]]:
     """Return the jobs for which a new job waits. A job that is retried stands for its last retry.
 
     Raises Invalid if one of them was deleted. Must be called in the transaction of the new job.
     """
-    upstreams = [(_last_attempt(one.job_id), one.condition) for one in requested]
-    problems = [
-        unknown_job(index, one.job_id)
-        for index, (one, (upstream, _)) in enumerate(zip(requested, upstreams, strict=True))
-        if upstream is None
-    ]
+    upstreams = [(_last_attempt(one.job_id), one) for one in requested]
+    problems = [unknown_job(one.pointer, one.job_id) for upstream, one in upstreams if upstream is None]
     if problems:
         raise Invalid(problems)
-    return [(upstream, condition) for upstream, condition in upstreams if upstream is not None]
+    return [(upstream, one) for upstream, one in upstreams if upstream is not None]
 
 
-def unknown_job(index: int, name: int | str) -> Problem:
-    return Problem(f"/after/{index}/job", f"There is no job `{name}`, or you may not read it.")
+def unknown_job(pointer: str, name: int | str) -> Problem:
+    return Problem(pointer, f"There is no job `{name}`, or you may not read it.")
 
 
-def add(job: Job, upstreams: Sequence[tuple[Job, Condition]]) -> Unmet | None:
+def add(job: Job, upstreams: Sequence[tuple[Job, Requested]]) -> Unmet | None:
     """Let a job that was just inserted, and is held, wait for others. Release it if there is nothing to wait for.
 
     Return the end of the job if a condition can no longer be met. Must be called inside `database.write`.
     """
     unmet = None
-    for upstream, condition in upstreams:
-        is_met = upstream.status.is_done and condition.is_met_by(upstream.status)
-        insert(Dependency, {"job": job, "upstream": upstream, "condition": str(condition), "is_met": is_met})
+    for upstream, one in upstreams:
+        is_done = upstream.status.is_done
+        condition = Condition.END if one.folder and is_done else one.condition  # its outputs are all that is needed
+        is_met = is_done and condition.is_met_by(upstream.status)
+        values = {"job": job, "upstream": upstream, "condition": str(condition), "folder": one.folder}
+        insert(Dependency, values | {"is_met": is_met})
         if not upstream.is_awaited:
             update(Job, upstream.id, {"is_awaited": True})
-        if upstream.status.is_done and not is_met:
+        if is_done and not is_met:
             unmet = unmet or _unmet(job, upstream, condition)
     if unmet is None:
         _release_if_all_are_met(job)
@@ -166,7 +169,10 @@ def _unmet(job: Job, upstream: Job, condition: Condition) -> Unmet:
 def dependencies_of(job: Job) -> list[dict[str, Any]]:
     """Return the dependencies of a job for the API."""
     rows = _OF_JOB(job.id) if job.has_dependencies else []
-    return [{"job": row.upstream_id, "on": row.condition, "is_met": row.is_met} for row in rows]
+    return [
+        {"job": row.upstream_id, "on": row.condition, "is_met": row.is_met, "reads_outputs": row.folder is not None}
+        for row in rows
+    ]
 
 
 def waiting_reason(job: Job) -> str:

@@ -6,7 +6,7 @@ from collections import deque
 from typing import Any
 
 from polyjob.db.models import Job, JobStatus
-from polyjob.services import dependencies, outbox, webhooks
+from polyjob.services import dependencies, job_inputs, outbox, webhooks
 from polyjob.services.job_retries import insert_retry
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
@@ -43,5 +43,6 @@ def _follow_up(job: Job, row: JobStatus) -> list[dependencies.Unmet]:
     retry = insert_retry(job, row)
     if retry is not None:
         webhooks.copy_to_clone(job, retry)
+        job_inputs.copy_to_retry(job, retry)
     outbox.record_end(job, row.status, is_retried=retry is not None)
     return dependencies.settle(job, retry)

@@ -22,6 +22,7 @@ from polyjob.services import audit, job_secrets, outbox, specs
 from polyjob.services.capacity import read_changes
 from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
+from polyjob.services.job_inputs import POINTER, references
 from polyjob.services.job_queue import gpu_holders, jobs_with_retried_start, position_of
 from polyjob.services.merge import merge_lists
 from polyjob.services.new_jobs import check_name_is_free
@@ -149,6 +150,9 @@ def _config_columns(job: Job, config: Mapping[str, Any], content: str | None, se
         raise Invalid(
             [Problem("/config", f"The job is {job.status}; only a queued job takes a new config. Clone it instead.")]
         )
+    if references(config) != references(job.config):
+        detail = "A job cannot be changed to read outputs of other jobs. Clone it instead."
+        raise Invalid([Problem(POINTER, detail)])
     runner, notes = job.runner, []
     if job.is_managed:
         runner = choose_runner(settings, {"config": config}, default=job.runner)

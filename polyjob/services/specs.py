@@ -10,7 +10,7 @@ import hashlib
 import json
 import platform
 import re
-from collections.abc import Iterable, Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
@@ -22,7 +22,7 @@ from polyjob.services import capacity, volumes
 from polyjob.setting_values import MIB
 from polyjob.settings import Settings
 from polyjob.storage.store import Store
-from runners.base import DOCKER_HOST_ALIAS, BuildSpec, JobSpec, Placement, Resources, RunnerSettings
+from runners.base import DOCKER_HOST_ALIAS, BuildSpec, JobOutputs, JobSpec, Placement, Resources, RunnerSettings
 from runners.capabilities import Support, SupportLevel
 from runners.common.dockerfile import render_dockerfile
 from runners.registry import RUNNERS, RunnerFacts, runner_facts
@@ -194,12 +194,14 @@ def job_spec(
     installation: str,
     token: str,
     inputs: Path | None,
+    job_outputs: Sequence[JobOutputs] = (),
     *,
     is_pinned: bool = False,
 ) -> JobSpec:
     """Return what the runner needs to start the job.
 
-    `token` is the job's own, the only token that it gets. `inputs` is the tarball of outputs that it begins with.
+    `token` is the job's own, the only token that it gets. `inputs` is the tarball of outputs that it begins with, and
+    `job_outputs` are those of earlier jobs that it reads.
     `is_pinned` is true if the job named its build. A job with a working folder of its own does not need the upload.
     """
     config = job.config
@@ -224,6 +226,7 @@ def job_spec(
         upload=str(store.upload_path(job.code.digest)) if job.code and not workdir else None,
         is_pinned=is_pinned,
         inputs=str(inputs) if inputs else None,
+        job_outputs=tuple(job_outputs),
         grace=grace_period(config, settings),
         log_limit=settings.log_limit,
     )

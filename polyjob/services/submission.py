@@ -11,11 +11,12 @@ from polyjob.db.group_commit import write_in_group
 from polyjob.db.models import Build, Job, Project, User
 from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
-from polyjob.services import audit, capacity, dependencies, job_secrets, specs, webhooks
+from polyjob.services import audit, capacity, dependencies, job_inputs, job_secrets, specs, webhooks
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
 from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
+from polyjob.services.job_inputs import FindJob
 from polyjob.services.job_queue import slots_taken
 from polyjob.services.new_jobs import check_name_is_free, insert_job
 from polyjob.services.runner_choice import choose_runner
@@ -33,6 +34,7 @@ def create(
     once: IdempotentRequest | None = None,
     *,
     may_choose_folder: bool = False,
+    find_job: FindJob | None = None,
     on_insert: Callable[[Job], None] = lambda job: None,
 ) -> Job:
     """Accept a job and return it.
@@ -42,7 +44,7 @@ def create(
 
     Raises what `prepare` and the function that it returns raise, and whatever `once` raises.
     """
-    insert = prepare(project, user, attributes, settings, may_choose_folder=may_choose_folder)
+    insert = prepare(project, user, attributes, settings, may_choose_folder=may_choose_folder, find_job=find_job)
 
     def accept() -> Job:
         store_response = check_replay(once)
@@ -57,18 +59,27 @@ def create(
 
 
 def prepare(
-    project: Project, user: User, attributes: Mapping[str, Any], settings: Settings, *, may_choose_folder: bool
+    project: Project,
+    user: User,
+    attributes: Mapping[str, Any],
+    settings: Settings,
+    *,
+    may_choose_folder: bool,
+    find_job: FindJob | None = None,
 ) -> Callable[[], Job]:
     """Validate a job, and return a function that inserts it. That must be called inside `database.write`.
 
     `attributes` has `config` (from `load_config`, or None), `backend` (see `choose_runner`) and the job's own columns.
-    `dependencies` are those jobs for which it waits, which the sender may read.
+    `dependencies` are those jobs for which it waits, which the sender may read. `find_job` finds the jobs whose outputs
+    it reads; without it, a config that names such jobs is refused.
 
     Raises Invalid if the runner cannot honour the config, Forbidden if the config names a working folder without
     `may_choose_folder`, and Unavailable if the disk is low. The function raises Invalid if the name is taken, the
-    build cannot be used, or a job for which this one waits was deleted, and then has inserted nothing.
+    build cannot be used, or a job for which this one waits or whose outputs it reads was deleted, and then has inserted
+    nothing.
     """
-    Store(settings.data_dir).check_free_space(settings.disk_low)
+    store = Store(settings.data_dir)
+    store.check_free_space(settings.disk_low)
     managed = attributes.get("is_managed") is not False
     config = attributes.get("config")
     if config is None and managed:
@@ -76,6 +87,8 @@ def prepare(
     requested: Sequence[dependencies.Requested] = attributes.get("dependencies") or ()
     if requested and not managed:
         raise Invalid([Problem("/after", "polyjob does not run this job, so the job cannot wait for others.")])
+    if managed:
+        requested = [*requested, *job_inputs.find(config, requested, find_job)]
     notify = attributes.get("notify")
     if notify is not None:
         webhooks.check_url(notify, settings, "/notify")
@@ -103,6 +116,7 @@ def prepare(
         check_name_is_free(project, columns["name"])
         build = _requested_build(project, attributes.get("build_job"), runner, managed, settings)
         upstreams = dependencies.find(requested)
+        job_inputs.check(upstreams, store)
         job = insert_job(
             project, user, columns | {"build": build, "is_held": bool(upstreams), "has_dependencies": bool(upstreams)}
         )

@@ -11,6 +11,7 @@ from polyjob.db.models import Job, JobTag, Project, User
 from polyjob.errors import Invalid, Problem
 from polyjob.services import submission
 from polyjob.services.idempotency import IdempotentRequest, check_replay
+from polyjob.services.job_inputs import FindJob
 from polyjob.settings import Settings
 
 MAX_SWEEP_JOBS = 500
@@ -38,6 +39,7 @@ def create(
     once: IdempotentRequest | None = None,
     *,
     may_choose_folder: bool = False,
+    find_job: FindJob | None = None,
 ) -> Sweep:
     """Accept all jobs of a sweep, or none. When this returns, they are on disk.
 
@@ -46,7 +48,7 @@ def create(
     raise, and whatever `once` raises.
     """
     inserts = [
-        submission.prepare(project, user, attributes, settings, may_choose_folder=may_choose_folder)
+        submission.prepare(project, user, attributes, settings, may_choose_folder=may_choose_folder, find_job=find_job)
         for attributes in jobs
     ]
     with write("accept-sweep"):

@@ -54,6 +54,10 @@ class Store:
         """The tarball of the outputs that a resumed or copied job starts with."""
         return self.job_folder(uuid) / "inputs.tar.gz"
 
+    def job_outputs(self, uuid: str, name: str) -> Path:
+        """The tarball of the outputs of an earlier job that a job reads. It is an empty file if there are none."""
+        return self.job_folder(uuid) / "inputs" / f"{name}.tar.gz"
+
     def build_folder(self, uuid: str) -> Path:
         return self.data_dir / "builds" / uuid
 
@@ -233,10 +237,16 @@ class Store:
         with contextlib.suppress(OSError):
             yield from removing_tree(self.job_folder(uuid) / "outputs")
 
+    def remove_job_outputs_in_steps(self, uuid: str) -> Iterator[None]:
+        """Remove the outputs of earlier jobs that a job has read, as `remove_outputs_in_steps` removes its own."""
+        with contextlib.suppress(OSError):
+            yield from removing_tree(self.job_folder(uuid) / "inputs")
+
     def remove_empty_outputs(self, uuid: str) -> bool:
         """Return whether a local job that has ended has written neither log nor outputs. Takes microseconds.
 
-        If so, there is nothing to seal and to sync, and the empty folder of outputs is removed.
+        If so, there is nothing to seal and to sync, and the empty folder of outputs is removed. False for a job that
+        has read outputs of earlier jobs, because these have to be removed.
         """
         folder = self.job_folder(uuid)
         try:
@@ -247,7 +257,7 @@ class Store:
             pass
         except OSError:  # such as a job that has replaced its folder by a file
             return False
-        if os.path.lexists(folder / "outputs.json"):
+        if os.path.lexists(folder / "outputs.json") or os.path.lexists(folder / "inputs"):
             return False
         try:
             os.rmdir(folder / "outputs")
@@ -307,17 +317,37 @@ class Store:
         if the copy would leave less than `keep_free` bytes of the disk, or while the same outputs are copied for
         another job.
         """
-        tarball = self.job_folder(source) / "outputs.tar.gz"
-        if self.is_sealed(source) and tarball.exists():
+        tarball = self._sealed_tarball(source)
+        if tarball is not None:
             self.make_job_folder(uuid)
-            try:
-                self.job_inputs(uuid).hardlink_to(tarball)
-            except FileExistsError:
-                pass
-            except OSError:  # no hard links on this file system; any other error occurs again in the copy
-                self._copy_inputs(tarball, self.job_inputs(uuid), keep_free)
+            self._link(tarball, self.job_inputs(uuid), keep_free)
             fsync_path(self.job_folder(uuid))
             fsync_path(self.data_dir / "jobs")
+
+    def link_job_outputs(self, source: str, uuid: str, name: str, keep_free: int = 0) -> None:
+        """Make the sealed outputs of the job `source` what the job `uuid` finds in a folder of this name. Idempotent.
+
+        Works and raises as `link_inputs`.
+        """
+        tarball, path = self._sealed_tarball(source), self.job_outputs(uuid, name)
+        self._make_folder(self.make_job_folder(uuid) / "inputs")
+        if tarball is None:
+            path.touch(0o600)
+        else:
+            self._link(tarball, path, keep_free)
+
+    def _sealed_tarball(self, uuid: str) -> Path | None:
+        """Return the tarball of a job's sealed outputs; None if they are empty."""
+        tarball = self.job_folder(uuid) / "outputs.tar.gz"
+        return tarball if self.is_sealed(uuid) and tarball.exists() else None
+
+    def _link(self, tarball: Path, path: Path, keep_free: int) -> None:
+        try:
+            path.hardlink_to(tarball)
+        except FileExistsError:
+            pass
+        except OSError:  # no hard links on this file system; any other error occurs again in the copy
+            self._copy_inputs(tarball, path, keep_free)
 
     def _copy_inputs(self, source: Path, path: Path, keep_free: int) -> None:
         with source.open("rb") as file:

@@ -5,9 +5,10 @@ from __future__ import annotations
 import io
 import tarfile
 import zlib
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from typing import Protocol
 
+from runners.base import JobOutputs
 from runners.common.tar_names import path_below
 
 CHUNK_BYTES = 1 << 16
@@ -23,6 +24,8 @@ class JobFiles(Protocol):
     def upload(self) -> str | None: ...
     @property
     def inputs(self) -> str | None: ...
+    @property
+    def job_outputs(self) -> Sequence[JobOutputs]: ...
 
 
 class _ChunkFile:
@@ -106,11 +109,12 @@ def _encode(tarball: tarfile.TarFile, member: tarfile.TarInfo) -> Iterator[bytes
 
 
 def files_for_job(
-    files: JobFiles, folders: Iterable[str], *, upload_folder: str, outputs_folder: str
+    files: JobFiles, folders: Iterable[str], *, upload_folder: str, outputs_folder: str, inputs_folder: str
 ) -> Iterator[bytes]:
     """Yield a tarball of what a job finds in its container, relative to `/` and without `END_OF_TARBALL`.
 
-    It contains the empty `folders`, the upload in `upload_folder`, and the inputs in `outputs_folder`.
+    It contains the empty `folders`, the upload in `upload_folder`, the inputs in `outputs_folder`, and the outputs of
+    each earlier job in a folder of its name in `inputs_folder`.
 
     After unpacking, everything belongs to root, while the image may run as another user. So every user gets the
     permissions that the owner had, and every user can write to all folders that are not members of their tarball.
@@ -121,6 +125,11 @@ def files_for_job(
         yield from _unpacked(files.upload, 0, upload_folder.strip("/"))
     if files.inputs:
         yield from _unpacked(files.inputs, 1, outputs_folder.strip("/"))
+    for outputs in files.job_outputs:
+        folder = f"{inputs_folder.strip('/')}/{outputs.name}"
+        yield from _open_folders(folder)
+        if outputs.path:
+            yield from _unpacked(outputs.path, 1, folder)
 
 
 def _unpacked(path: str, strip: int, folder: str) -> Iterator[bytes]:

@@ -21,6 +21,7 @@ from runners.docker.logs import BEGIN_LINE, INIT_ERRORS, first_frame
 from runners.docker.volumes import volume_mounts
 
 OUTPUTS = "/polyjob/outputs"
+INPUTS = "/polyjob/inputs"
 LOGS = "/polyjob/logs"
 SHELL = "/bin/sh"
 WRITABLE_FOLDERS = (OUTPUTS, LOGS, WORKING_FOLDER)
@@ -133,11 +134,13 @@ def runs_as_root(image: Mapping[str, Any]) -> bool:
 
 
 def job_files(spec: JobSpec) -> Iterator[bytes]:
-    """Yield a tarball with the files of a new container: the upload and earlier outputs.
+    """Yield a tarball with the files of a new container: the upload, and outputs of earlier jobs.
 
     Every user in the container can write to polyjob's folders.
     """
-    yield from files_for_job(spec, WRITABLE_FOLDERS, upload_folder=WORKING_FOLDER, outputs_folder=OUTPUTS)
+    yield from files_for_job(
+        spec, WRITABLE_FOLDERS, upload_folder=WORKING_FOLDER, outputs_folder=OUTPUTS, inputs_folder=INPUTS
+    )
     yield END_OF_TARBALL
 
 

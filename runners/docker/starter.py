@@ -23,6 +23,7 @@ from runners.base import (
     RunnerSettings,
     RunnerUnavailable,
     StartFailed,
+    inputs_variables,
     marker_variable,
     volume_variables,
 )
@@ -31,6 +32,7 @@ from runners.common.ledger import Ledger, write_record
 from runners.docker.connection import Connection
 from runners.docker.containers import (
     GPUS_UNSUPPORTED,
+    INPUTS,
     LAUNCH,
     LAUNCH_IN_NEW_FOLDERS,
     LOGS,
@@ -99,7 +101,8 @@ class ContainerStarter:
         reason = stale_reason(client, str(artifact), image) if may_be_stale else None
         if image is None and not may_be_stale:
             raise StartFailed(_missing_image_message(spec, artifact), Reason.IMAGE)
-        creates_folders = image is not None and runs_as_root(image) and not (spec.upload or spec.inputs)
+        has_files = bool(spec.upload or spec.inputs or spec.job_outputs)
+        creates_folders = image is not None and runs_as_root(image) and not has_files
         fault = missing_volume_here(spec) if self._connection.info.shares_files else None
         config = None if reason or fault or image is None else self._config(client, spec, image, creates_folders)
         created = self._create(client, spec, config)
@@ -174,6 +177,7 @@ class ContainerStarter:
         name, value = marker_variable(spec.uuid)
         own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
         own |= volume_variables({volume.name: volume.mount_path for volume in spec.volumes})
+        own |= inputs_variables(INPUTS, [outputs.name for outputs in spec.job_outputs])
         variables = {**spec.env, **spec.secrets}
         proxies = client_proxies(client, variables)
         launch = LAUNCH_IN_NEW_FOLDERS if creates_folders else LAUNCH

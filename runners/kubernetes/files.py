@@ -12,13 +12,13 @@ from dataclasses import dataclass
 from pathlib import Path
 from typing import IO
 
-from runners.base import RunnerUnavailable
+from runners.base import JobOutputs, RunnerUnavailable
 from runners.common import tarstream
 from runners.common.tar_names import path_below
 from runners.kubernetes import pod_status
 from runners.kubernetes.api import Api, ApiRefused
 from runners.kubernetes.exec import CommandFailed, CommandNotRun, run, stream
-from runners.kubernetes.manifests import CLAIM, CODE, FILES_MARKER, HELPER, HOME, INPUT, LOGS, OUTPUTS
+from runners.kubernetes.manifests import CLAIM, CODE, FILES_MARKER, HELPER, HOME, INPUT, INPUTS, LOGS, OUTPUTS
 
 CHUNK_SECONDS = 120.0
 """Time limit for one chunk of a file."""
@@ -43,18 +43,23 @@ class PodFiles:
 
     upload: str | None = None
     inputs: str | None = None
+    job_outputs: tuple[JobOutputs, ...] = ()
 
     @classmethod
     def parse(cls, text: str) -> PodFiles:
         stored = json.loads(text)
-        return cls(stored.get("code"), stored.get("inputs"))
+        job_outputs = tuple(JobOutputs(name, path) for name, path in stored.get("job_outputs", ()))
+        return cls(stored.get("code"), stored.get("inputs"), job_outputs)
 
     def text(self) -> str:
-        return json.dumps({"code": self.upload, "inputs": self.inputs})
+        job_outputs = [(outputs.name, outputs.path) for outputs in self.job_outputs]
+        return json.dumps({"code": self.upload, "inputs": self.inputs, "job_outputs": job_outputs})
 
     def chunks(self) -> Iterator[bytes]:
         """Yield the tarball to unpack in the pod, without its end."""
-        return tarstream.files_for_job(self, (OUTPUTS, LOGS, CODE), upload_folder=CODE, outputs_folder=OUTPUTS)
+        return tarstream.files_for_job(
+            self, (OUTPUTS, LOGS, CODE), upload_folder=CODE, outputs_folder=OUTPUTS, inputs_folder=INPUTS
+        )
 
 
 def inject(api: Api, pod: str, chunks: Iterable[bytes], folder: Path) -> None:

@@ -16,6 +16,7 @@ from runners.base import (
     Reason,
     Resources,
     StartFailed,
+    inputs_variables,
     marker_variable,
     volume_variables,
 )
@@ -37,7 +38,7 @@ HOME = "/polyjob"
 """Folder that the containers of a pod share."""
 CLAIM = "/polyjob-claim"
 """Folder in which the helper mounts the files of all jobs that share a claim."""
-OUTPUTS, LOGS, CODE = f"{HOME}/outputs", f"{HOME}/logs", f"{HOME}/code"
+OUTPUTS, LOGS, CODE, INPUTS = f"{HOME}/outputs", f"{HOME}/logs", f"{HOME}/code", f"{HOME}/inputs"
 FILES_MARKER, STEPS_MARKER, END_MARKER = f"{HOME}/.given", f"{HOME}/.built", f"{HOME}/.ended"
 """Marker files: all files are copied into the pod; the build steps have succeeded; the command has ended."""
 CREDENTIALS = "/polyjob-registry"
@@ -238,7 +239,7 @@ def _job_containers(spec: JobSpec, artifact: Artifact, options: Options) -> tupl
     init_containers = []
     if artifact.is_built:
         init_containers.append(_image_files(artifact.image, options))
-    if spec.upload or spec.inputs:
+    if spec.upload or spec.inputs or spec.job_outputs:
         init_containers.append(_input_helper(options))
     containers = [
         _helper(HELPER, options, f"{_WAIT.format(END_MARKER, 2)}; sleep {OUTPUTS_LIFETIME_SECONDS} & wait $!"),
@@ -258,6 +259,7 @@ def _main(spec: JobSpec, artifact: Artifact, options: Options) -> Manifest:
     name, value = marker_variable(spec.uuid)
     own = {"PYTHONUNBUFFERED": "1", name: value, "POLYAXON_RUN_OUTPUTS_PATH": OUTPUTS, "POLYAXON_LOGS_PATH": LOGS}
     own |= volume_variables({volume.name: volume.mount_path for volume in spec.volumes})
+    own |= inputs_variables(INPUTS, [outputs.name for outputs in spec.job_outputs])
     launch = LAUNCH_BUILT if artifact.build_steps else LAUNCH
     if spec.secrets:
         launch = launch.replace(_BUILD_STEP, f"(unset {' '.join(spec.secrets)}; {_BUILD_STEP})")

@@ -95,7 +95,7 @@ class PodStarter:
         fence.
         """
         is_first = self._records.files(spec.uuid) is None
-        self._records.write_files(spec.uuid, PodFiles(spec.upload, spec.inputs))
+        self._records.write_files(spec.uuid, PodFiles(spec.upload, spec.inputs, spec.job_outputs))
         try:
             return pods.create(self._api, manifests.job_pod(spec, artifact, self._options))
         except ApiRefused as error:

@@ -91,9 +91,10 @@ def _give_folder(path: str, account: Account | None) -> None:
 def unpack(
     spec: dict[str, Any], work: str, outputs: str, account: Account | None, supervisor: Supervisor
 ) -> str | None:
-    """Unpack the upload into `work` and the inputs into `outputs`. Return an error message, or None.
+    """Unpack the upload into `work`, the inputs into `outputs`, and outputs of earlier jobs into folders of their own.
 
-    A child process does this, as the account of the job, so that `supervisor` can stop it. Raises OSError.
+    Return an error message, or None. A child process does this, as the account of the job, so that `supervisor` can
+    stop it. Raises OSError.
     """
     # Imported before the account changes, because it may not be able to read Python's folder.
     import gzip  # noqa: F401
@@ -101,17 +102,20 @@ def unpack(
 
     error_read, error_write = os.pipe2(os.O_CLOEXEC)
     # Opened before the account changes, because it cannot read the data folder.
-    upload = os.open(spec["code"], os.O_RDONLY | os.O_CLOEXEC) if spec["code"] else None
-    inputs = os.open(spec["inputs"], os.O_RDONLY | os.O_CLOEXEC) if spec["inputs"] else None
+    tarballs = [(spec["code"], work, 0), (spec["inputs"], outputs, 1)]
+    for name, path in spec["job_outputs"]:
+        folder = f"{spec['folder']}/inputs/{name}"
+        os.makedirs(os.path.dirname(folder), 0o711, exist_ok=True)  # the job cannot change it if it runs as an account
+        make_folder(folder, account)
+        tarballs.append((path, folder, 1))
+    files = [(os.open(path, os.O_RDONLY | os.O_CLOEXEC), folder, strip) for path, folder, strip in tarballs if path]
     keeper = os.getpid()
     pid = os.fork()
     if pid == 0:
         try:
             _prepare_child(keeper, account)
-            if upload is not None:
-                extract(upload, work, strip=0)
-            if inputs is not None:
-                extract(inputs, outputs, strip=1)
+            for file, folder, strip in files:
+                extract(file, folder, strip)
             os._exit(0)
         except BaseException as error:
             reason = getattr(error, "strerror", None) or str(error)
@@ -119,9 +123,8 @@ def unpack(
             os.write(error_write, message.encode(errors="replace")[:ERROR_BYTES])
         finally:
             os._exit(1)
-    for file in (error_write, upload, inputs):
-        if file is not None:
-            os.close(file)
+    for descriptor in (error_write, *(file for file, _, _ in files)):
+        os.close(descriptor)
     status = supervisor.wait(pid)
     with open(error_read, "rb") as pipe:
         message = pipe.read().decode(errors="replace")

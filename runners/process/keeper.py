@@ -65,7 +65,7 @@ class Keeper:
         error_message = _missing_volume(spec)
         if error_message:
             return _start_failure(error_message)
-        if spec["code"] or spec["inputs"]:
+        if spec["code"] or spec["inputs"] or spec["job_outputs"]:
             error_message = unpack(spec, work, outputs, account, self.supervisor)
             if error_message and not self.supervisor.is_stopping:
                 return _start_failure(error_message)

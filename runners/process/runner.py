@@ -38,6 +38,7 @@ from runners.base import (
     Running,
     StartFailed,
     State,
+    inputs_variables,
     marker_variable,
     volume_variables,
 )
@@ -133,6 +134,7 @@ class ProcessRunner(Runner):
             "env": self._environment(spec, artifact, account),
             "code": spec.upload,
             "inputs": spec.inputs,
+            "job_outputs": [(outputs.name, outputs.path) for outputs in spec.job_outputs],
             "tmp": temporary_folder(self.settings, spec.uuid),
             "workdir": spec.workdir,
             "volumes": {volume.name: volume.source for volume in spec.volumes},
@@ -340,6 +342,7 @@ class ProcessRunner(Runner):
             "POLYAXON_LOGS_PATH": f"{spec.folder}/log",
             marker: value,
             **volume_variables({volume.name: volume.source for volume in spec.volumes}),
+            **inputs_variables(f"{spec.folder}/inputs", [outputs.name for outputs in spec.job_outputs]),
         }
         if spec.hides_gpus:
             own |= {

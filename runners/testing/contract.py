@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import dataclasses
 import io
+import json
 import random
 import tarfile
 import threading
@@ -18,6 +19,7 @@ from runners.base import (
     BuildFailed,
     Exited,
     HandleNotFound,
+    JobOutputs,
     Missing,
     Pending,
     Reason,
@@ -346,6 +348,25 @@ def test_container_cannot_write_to_a_read_only_volume(harness: Harness) -> None:
     assert not harness.end(handle).succeeded
     assert harness.log(spec, handle).startswith(b"given\n")
     assert [(path.name, path.read_text()) for path in folder.iterdir()] == [("given", "given\n")]
+
+
+def test_outputs_of_earlier_jobs_reach_the_job(harness: Harness, tmp_path: Path) -> None:
+    if not harness.reads_job_outputs:
+        pytest.skip("this runner does not pass on outputs of earlier jobs")
+    contents = {"d/f": b"one", "g": b"two"}
+    tarball = str(tarball_of_outputs(tmp_path, contents))
+    cmd = (
+        'cd "$POLYJOB_INPUTS_PATH" && ls && cat 12/d/f 12/g && echo && echo new > 12/g && ls 13 && echo >> 7/d/f && '
+        'echo $POLYAXON_REFS_OUTPUTS_PATHS && pwd && echo own > "$POLYAXON_RUN_OUTPUTS_PATH/own"'
+    )
+    job_outputs = (JobOutputs("7", tarball), JobOutputs("13", None), JobOutputs("12", tarball))
+    spec = harness.spec(cmd, job_outputs=job_outputs)
+    handle = harness.runner.start(spec, None)
+    assert harness.end(handle).succeeded, harness.log(spec, handle)
+    *lines, references, folder = harness.log(spec, handle).decode().splitlines()
+    assert lines == ["12", "13", "7", "onetwo"]
+    assert json.loads(references) == {"jobs": [f"{folder}/{name}" for name in ("7", "13", "12")], "experiments": []}
+    assert harness.outputs_of(spec, handle) == {"own": b"own\n"}
 
 
 def tarball_of_outputs(folder: Path, contents: Mapping[str, bytes]) -> Path:

@@ -57,6 +57,8 @@ class Harness:
     """Whether the runner really runs the command of a job."""
     has_secrets: ClassVar[bool] = False
     """Whether the runner honours `JobSpec.secrets`."""
+    reads_job_outputs: ClassVar[bool] = False
+    """Whether the runner honours `JobSpec.job_outputs`."""
 
     def __init__(self, folder: Path, **settings: Any) -> None:
         self.folder = folder

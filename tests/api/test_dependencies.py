@@ -22,7 +22,7 @@ def submit(client, *after):
 def test_waiting_job_shows_for_what_it_waits(client):
     first = client.submit()
     job = submit(client, {"job": first["id"], "on": "failure"}).json
-    assert job["after"] == [{"job": first["id"], "on": "failure", "is_met": False}]
+    assert job["after"] == [{"job": first["id"], "on": "failure", "is_met": False, "reads_outputs": False}]
     assert job["waiting"] == f"Waiting for #{first['id']} to fail."
     assert (job["last_status"], job["queue_position"]) == ("created", None)
 

@@ -100,16 +100,20 @@ class ScenarioRun:
         config: dict[str, Any],
         notify: str | None = None,
         after: dict[str, str] | None = None,
+        inputs_from: str | None = None,
         then: Callable[[], None] = lambda: None,
     ) -> None:
         """Submit a job, and then call `then` before the engine can see it."""
         if not self.is_accepted(name):
+            if inputs_from is not None:
+                outputs = {"jobs": [self.job(inputs_from).id]}
+                config = config | {"environment": config.get("environment", {}) | {"outputs": outputs}}
             loaded = load_config({"version": 1, "kind": "job", **config})
             attributes = {"name": name, "config": loaded, "notify": notify}
             attributes["dependencies"] = [
                 Requested(self.job(job).id, Condition(on)) for job, on in (after or {}).items()
             ]
-            submission.create(self.project, self.user, attributes, self.settings)
+            submission.create(self.project, self.user, attributes, self.settings, find_job=int)
             self.remember(name)
         then()
 

@@ -71,13 +71,17 @@ def halted(run_: ScenarioRun) -> None:
 
 
 def chained(run_: ScenarioRun) -> None:
-    """A retry after a pause that begins with the outputs, and jobs that wait for the end of the chain."""
+    """A retry after a pause that begins with the outputs, and jobs that wait for the end of the chain.
+
+    One of them reads the outputs of another.
+    """
     rule = {"times": 1, "delay": 0.2, "resume": True}
     run_.submit("flaky", _config(run_, "flaky", code=3, keeps=True) | {"termination": {"grace": 1, "retry": [rule]}})
     run_.submit("cleaning", _config(run_, "cleaning"), after={"flaky": "failure"})
     run_.submit("never", _config(run_, "never"), after={"flaky": "success"})
     run_.submit("last", _config(run_, "last"), after={"never": "end", "cleaning": "success"})
-    run_.until_done("flaky", "last")
+    run_.submit("reader", _config(run_, "reader", reads=True), inputs_from="cleaning")
+    run_.until_done("flaky", "last", "reader")
 
 
 def told(run_: ScenarioRun) -> None:
@@ -122,6 +126,7 @@ def _config(
     code: int = 0,
     stubborn: bool = False,
     keeps: bool = False,
+    reads: bool = False,
     build: bool = False,
     build_code: int = 0,
     endless_build: bool = False,
@@ -145,10 +150,11 @@ def _config(
         made: dict[str, Any] = {"image": "a", "build_steps": ["true"], "env_vars": sorted(map(list, variables.items()))}
     else:
         rest = "trap '' TERM; sleep 1000 & wait; sleep 1000" if stubborn else f"sleep 0.1; exit {code}"
+        read = "cat $POLYJOB_INPUTS_PATH/*/file; " if reads else ""
         keep = "" if (code and not keeps) or stubborn else "echo kept > $POLYAXON_RUN_OUTPUTS_PATH/file; "
         mark = f"echo ran >> {run_.folder}/runs-{name}; " if run_.runner == "process" else ""
         begin = f"echo begun {name}" if log is None else f"printf %s {shlex.quote(log)}"
-        config["run"] = {"cmd": f"{mark}{begin}; {keep}{rest}"}
+        config["run"] = {"cmd": f"{mark}{begin}; {read}{keep}{rest}"}
         steps = ["sleep 1000" if endless_build else f"exit {build_code}"]
         needs_steps = run_.runner in IN_IMAGES or build_code or endless_build  # a virtualenv takes its time
         made = {"image": IMAGE, "build_steps": steps if needs_steps else []}

@@ -79,14 +79,14 @@ EXPECTED_RUNS: dict[str, dict[str, dict[str, int] | list[int]]] = {
     "process": {
         "whole": {"runs-one": 3}, "failing": {"runs-bad": 1},
         "ended": {"runs-stopped": 1, "runs-late": 1, "runs-deleted": 1},
-        "chained": {"runs-flaky": 2, "runs-cleaning": 1, "runs-last": 1},
+        "chained": {"runs-flaky": 2, "runs-cleaning": 1, "runs-last": 1, "runs-reader": 1},
         "told": {"runs-good": 1, "runs-bad": 1, "runs-stopped": 1}, "confided": {"runs-masked": 1},
     },
     "docker": {
-        "whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1] * 4,
+        "whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1] * 5,
         "served": [1], "halted": [1], "confided": [1],
     },
-    "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1] * 4, "confided": [1]},
+    "kubernetes": {"whole": [1, 1, 1], "failing": [1], "ended": [1, 1, 1], "chained": [1] * 5, "confided": [1]},
 }  # fmt: skip
 """The number of runs of each command: by the name of the job, including its clones, or for each container."""
 

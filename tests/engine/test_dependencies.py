@@ -19,7 +19,8 @@ CONFIG = {"version": 1, "kind": "job", "run": {"cmd": "true"}}
 
 
 def after(world: World, *upstreams: Job, on: str = "success", **config: Any) -> Job:
-    requested = [Requested(job.id, Condition(on)) for job in upstreams]
+    condition = Condition(on)
+    requested = [Requested(job.id, condition, pointer=f"/after/{at}/job") for at, job in enumerate(upstreams)]
     attributes = {"config": CONFIG | config, "dependencies": requested}
     return submission.create(world.project, world.user, attributes, world.settings)
 
@@ -130,7 +131,9 @@ def test_dependency_follows_the_retries(world: World) -> None:
     on_failure, on_success = after(world, first, on="failure"), after(world, first)
     world.end(first)
     retry = Job.get(Job.retry_number == 1)
-    assert dependencies_of(world.read(on_failure)) == [{"job": retry.id, "on": "failure", "is_met": False}]
+    assert dependencies_of(world.read(on_failure)) == [
+        {"job": retry.id, "on": "failure", "is_met": False, "reads_outputs": False}
+    ]
     assert waiting(world, on_failure) == f"Waiting for #{retry.id} to fail."
     late = after(world, first, on="end")
     assert dependencies_of(world.read(late))[0]["job"] == retry.id
@@ -177,7 +180,7 @@ def test_removed_job_leaves_what_waited_for_it(world: World) -> None:
     jobs.delete(world.read(first), world.user, world.settings)
     world.later(2)
     assert Job.get_or_none(Job.id == first.id) is None
-    assert dependencies_of(world.read(job)) == [{"job": None, "on": "success", "is_met": True}]
+    assert dependencies_of(world.read(job)) == [{"job": None, "on": "success", "is_met": True, "reads_outputs": False}]
     assert world.read(job).version > version
 
 

@@ -20,7 +20,7 @@ from polyjob.pages.job_form import read_job
 
 NO_OPTIONS = {"file": None, "image": None, "build_steps": (), "env_vars": (), "params": (), "cpu": None, "memory": None}
 NO_OPTIONS |= {"gpu": None, "backend": None, "timeout": None, "name": None, "tags": ()}
-NO_OPTIONS |= {"retries": None, "after": (), "notify": None, "volumes": (), "secrets": ()}
+NO_OPTIONS |= {"retries": None, "after": (), "inputs_from": (), "notify": None, "volumes": (), "secrets": ()}
 
 
 def stored_command(cmd):

@@ -61,6 +61,7 @@ class FakeHarness(Harness):
 
 
 class ProcessHarness(CommandHarness):
+    reads_job_outputs = True
     """The process runner. Its virtualenvs have no pip, if the options do not name another Python."""
 
     has_secrets = True
@@ -108,6 +109,7 @@ class ProcessHarness(CommandHarness):
 
 
 class DockerHarness(CommandHarness):
+    reads_job_outputs = True
     """The Docker runner of an installation of its own, because all harnesses share the Engine.
 
     Needs an Engine with the images of `tests.runners.docker_engine`.

@@ -26,6 +26,7 @@ KUBECONFIG, IMAGE = os.environ.get("POLYJOB_TEST_KUBECONFIG", ""), os.environ.ge
 
 
 class KubernetesHarness(CommandHarness):
+    reads_job_outputs = True
     """The Kubernetes runner of an installation of its own. `cluster` is the simulator; None = a real cluster."""
 
     has_secrets = True

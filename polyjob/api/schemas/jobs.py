@@ -257,6 +257,11 @@ class DependencySchema(Schema):
     )
     on = fields.String(metadata={"description": "`success`, `failure` or `end`."})
     is_met = fields.Boolean()
+    reads_outputs = fields.Boolean(
+        metadata={
+            "description": "Whether the job reads its outputs: it is in `environment.outputs.jobs` of the config."
+        }
+    )
 
 
 class RetriesSchema(Schema):

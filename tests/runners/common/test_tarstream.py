@@ -27,7 +27,11 @@ def in_chunks(data: bytes, size: int) -> list[bytes]:
 
 def unpacked(upload: str | None = None, inputs: str | None = None) -> dict[str, tarfile.TarInfo]:
     chunks = files_for_job(
-        SimpleNamespace(upload=upload, inputs=inputs), ("/out",), upload_folder="/code", outputs_folder="/out"
+        SimpleNamespace(upload=upload, inputs=inputs, job_outputs=()),
+        ("/out",),
+        upload_folder="/code",
+        outputs_folder="/out",
+        inputs_folder="/in",
     )
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks) + END_OF_TARBALL)) as tarball:
         return {member.name: member for member in tarball}
@@ -101,7 +105,11 @@ def test_holes_become_zeros(tmp_path: Path) -> None:
     sparse = tmp_path / "a.tar.gz"
     subprocess.run(["tar", "czSf", sparse, "-C", tmp_path, "7"], check=True)
     chunks = files_for_job(
-        SimpleNamespace(upload=None, inputs=str(sparse)), ("/out",), upload_folder="/code", outputs_folder="/out"
+        SimpleNamespace(upload=None, inputs=str(sparse), job_outputs=()),
+        ("/out",),
+        upload_folder="/code",
+        outputs_folder="/out",
+        inputs_folder="/in",
     )
     with tarfile.open(fileobj=io.BytesIO(b"".join(chunks) + END_OF_TARBALL)) as tarball:
         member = tarball.getmember("out/sparse")

@@ -8,7 +8,7 @@ from typing import Any
 
 import pytest
 
-from runners.base import BuildSpec, JobSpec, Placement, Resources, StartFailed
+from runners.base import BuildSpec, JobOutputs, JobSpec, Placement, Resources, StartFailed
 from runners.kubernetes import manifests
 from runners.kubernetes.manifests import Artifact, artifact_of, build_pod, carrier_pod, fence_pod, job_pod, literal
 from runners.kubernetes.options import Options
@@ -184,8 +184,10 @@ def test_deadline_is_later_than_all_time_limits() -> None:
     assert pod(spec(timeout=60.0), built)["spec"]["activeDeadlineSeconds"] == 60 + 10 + 600 + 6 * 3600 + 100
 
 
-@pytest.mark.parametrize("files", [{"upload": "/c.tar.gz"}, {"inputs": "/i.tar.gz"}])
-def test_init_container_waits_for_upload_and_earlier_outputs(files: dict[str, str]) -> None:
+@pytest.mark.parametrize(
+    "files", [{"upload": "/c.tar.gz"}, {"inputs": "/i.tar.gz"}, {"job_outputs": (JobOutputs("1", None),)}]
+)
+def test_init_container_waits_for_upload_and_earlier_outputs(files: dict[str, Any]) -> None:
     manifest = pod(spec(**files))
     assert names(manifest) == (["input"], ["files", "job"])
     command = 'trap "exit 0" TERM; until [ -e /polyjob/.given ]; do sleep 0.1 & wait $$!; done; sleep 0.2'

@@ -52,7 +52,7 @@ class TestFiles:
         spec = process.spec("find . -type f", upload=code)
         process.end(process.runner.start(spec, None))
         assert sorted(log_of(spec).split()) == ["./abs", "./in"]
-        assert sorted(os.listdir(spec.folder)) == ["log", "outputs", "work"]
+        assert sorted(os.listdir(spec.folder)) == ["log", "log.times", "outputs", "work"]
 
     @pytest.mark.parametrize("content", [b"no archive", b"", b"\x1f\x8b\x08\x00 cut"])
     def test_unpacking_error_fails_the_start(self, process: ProcessHarness, tmp_path: Path, content: bytes) -> None:
