@@ -208,7 +208,8 @@ class CommandHarness(Harness):
         return self.spec(f"echo ran >> $POLYAXON_RUN_OUTPUTS_PATH/runs; printf %s {shlex.quote(text)}; exit {code}")
 
     def endless_job(self) -> JobSpec:
-        return self.spec("sleep 1000 & sleep 1000")
+        # A shell would end with 143 by itself if its `sleep` died before the signal reached the shell.
+        return self.spec("sleep 1000 & exec sleep 1000")
 
     def stubborn_job(self) -> JobSpec:
         return self.spec("trap '' TERM; echo ready; setsid sleep 1000 & sleep 1000; sleep 1000")

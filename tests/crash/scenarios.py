@@ -35,7 +35,7 @@ def failing(run_: ScenarioRun) -> None:
 def ended(run_: ScenarioRun) -> None:
     """A stop, a timeout and a delete."""
     run_.submit("stopped", _config(run_, "stopped", stubborn=True))
-    limits = {"timeout": 4 if run_.runner in IN_IMAGES else 1, "grace": 1}  # longer than a death and the next start
+    limits = {"timeout": 8 if run_.runner in IN_IMAGES else 1, "grace": 1}  # longer than a death and the next start
     run_.submit("late", _config(run_, "late", stubborn=True) | {"termination": limits})
     run_.submit("deleted", _config(run_, "deleted", stubborn=True))
     run_.until_running("stopped")
