@@ -261,12 +261,13 @@ def new_document(job: Job, schedule_id: int | None = None) -> dict[str, Any]:
 
 
 def _compose(job: Job, *, bookmarked: bool, schedule_id: int | None) -> dict[str, Any]:
-    position = job_queue.queue_position(job)
+    state = job.queue_state
+    position = state.position if state and job_queue.is_queued(job) else job_queue.queue_position(job)
     return JobView.from_job(
         job,
         bookmarked=bookmarked,
         queue_position=position,
-        waiting_reason=job_queue.waiting_reason(job, position),
+        waiting_reason=job_queue.waiting_reason(job, position, state),
         schedule_id=schedule_id,
         root=root(),
     ).to_document()

@@ -325,6 +325,8 @@ class Job(Table):
     config = JSONField(null=True)
     content = TextField(null=True)
 
+    queue_state: Any = None
+    """The `job_queue.QueueState` just after the job was accepted. Only the code that just created the job has it."""
     notify_secret: str | None = None
     """The secret of the job's own webhook. It is not stored here; only the code that just created the job has it."""
 

@@ -24,6 +24,8 @@ MAX_GPUS = 256
 """GPUs that can be set while the server runs."""
 MAX_GPU_INDEX = 65_535
 _SLOTS, _GPUS = "slots", "gpus"
+CHANGES_SQL = ", ".join(f"(SELECT value FROM stored_setting WHERE name = '{name}')" for name in (_SLOTS, _GPUS))
+"""Columns of a SELECT, for `parse_changes`."""
 
 
 @dataclass(frozen=True)
@@ -33,6 +35,9 @@ class Changes:
     slots: Mapping[str, int] = field(default_factory=dict)
     """Runner → its slots. With 0, no job of the runner starts."""
     gpus: tuple[int, ...] | None = None
+
+
+_NO_CHANGES = Changes()
 
 
 @dataclass(frozen=True)
@@ -63,11 +68,15 @@ class Capacity:
 
 def read_changes() -> Changes:
     """Return the stored changes. Reads at most two rows."""
-    rows = dict(database.execute_sql("SELECT name, value FROM stored_setting WHERE name IN (?, ?)", (_SLOTS, _GPUS)))
-    if not rows:
-        return Changes()
-    gpus = json.loads(rows.get(_GPUS, "null"))
-    return Changes(json.loads(rows.get(_SLOTS, "{}")), None if gpus is None else tuple(gpus))
+    return parse_changes(*database.execute_sql(f"SELECT {CHANGES_SQL}").fetchone())
+
+
+def parse_changes(slots: str | None, gpus: str | None) -> Changes:
+    """Return the changes that are stored as these texts."""
+    if slots is None and gpus is None:
+        return _NO_CHANGES
+    stored_gpus = json.loads(gpus or "null")
+    return Changes(json.loads(slots or "{}"), None if stored_gpus is None else tuple(stored_gpus))
 
 
 def read(settings: Settings) -> Capacity:
@@ -106,9 +115,8 @@ def _store(name: str, value: Mapping[str, int] | Sequence[int] | None) -> None:
         StoredSetting.replace(name=name, value=value).execute()
 
 
-def why_lowered(runner: str, requested_gpus: int) -> str | None:
+def why_lowered(changes: Changes, runner: str, requested_gpus: int) -> str | None:
     """Return one sentence if a change lets no job of the runner start, or none with so many GPUs; else None."""
-    changes = read_changes()
     if changes.slots.get(runner) == 0:
         return f"The {runner} runner has 0 slots, so no job starts until an administrator gives it some."
     if changes.gpus is not None and requested_gpus > len(changes.gpus):

@@ -8,6 +8,7 @@ from __future__ import annotations
 import json
 from collections import Counter
 from collections.abc import Collection
+from dataclasses import dataclass
 
 from polyjob.db.database import database
 from polyjob.db.models import CLAIMED, QUEUED, Build, Job
@@ -32,6 +33,11 @@ _POSITION = (
     f" ELSE {_COUNT_UP_TO} END"
     f" FROM (SELECT (SELECT MIN(id) {_OF_RUNNER}) AS first, (SELECT MAX(id) {_OF_RUNNER}) AS last)"
 )
+_STATE = (
+    f"SELECT ({_POSITION}), (SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL AND runner = :runner),"
+    f" EXISTS (SELECT 1 FROM job WHERE {CLAIMED.sql} AND exit IS NULL AND handle IS NULL AND runner = :runner),"
+    f" {capacity.CHANGES_SQL}"
+)
 _POSITIONS = (
     "SELECT id, position FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY runner ORDER BY id) AS position FROM job"
     f" WHERE {QUEUED.sql}) WHERE id IN (SELECT value FROM json_each(?))"
@@ -39,11 +45,33 @@ _POSITIONS = (
 _NEXT_RUNNER = f"SELECT MIN(runner) FROM job WHERE {QUEUED.sql} AND runner > ?"
 
 
+@dataclass(frozen=True)
+class QueueState:
+    """The queue of a runner at one moment, as far as one job in it is concerned."""
+
+    position: int
+    """The position of the job, if it is queued."""
+    slots_taken: int
+    has_unstarted: bool
+    """Whether a job holds a slot that the backend has not started."""
+    changes: capacity.Changes
+
+
+def read_state(job: Job) -> QueueState:
+    """Return the queue of the job's runner at this moment, read by one statement."""
+    parameters = {"runner": job.runner, "id": job.id}
+    position, taken, has_unstarted, *changes = database.execute_sql(_STATE, parameters).fetchone()
+    return QueueState(max(position or 0, 1), taken, bool(has_unstarted), capacity.parse_changes(*changes))
+
+
 def queue_position(job: Job) -> int | None:
     """Return the job's position in the queue of its runner, or None if it is not queued. Position 1 is next."""
-    if job.status is not Status.CREATED or not job.is_managed or job.is_held:
-        return None
-    return position_of(job.id, job.runner)
+    return position_of(job.id, job.runner) if is_queued(job) else None
+
+
+def is_queued(job: Job) -> bool:
+    """Return whether the job is in the queue of its runner."""
+    return job.status is Status.CREATED and job.is_managed and not job.is_held
 
 
 def position_of(job_id: int, runner: str) -> int:
@@ -112,23 +140,26 @@ def slots_note(runner: str | None = None) -> str | None:
     return f"{len(job_ids)} slots are held by jobs whose start is retried: {names}."
 
 
-def waiting_reason(job: Job, position: int | None) -> str | None:
-    """Return one sentence with the reason why the job does not run now, or None. `position` is that in the queue."""
+def waiting_reason(job: Job, position: int | None, state: QueueState | None = None) -> str | None:
+    """Return one sentence with the reason why the job does not run now, or None.
+
+    `position` is that in the queue. `state` is read if it is None.
+    """
     if job.status.is_done or not job.is_managed:
         return None
     if job.status is Status.CREATED and job.is_held:
         return held_reason(job) if job.wait_until else dependencies.waiting_reason(job)
     if job.status is Status.CREATED:
-        return _queued_reason(job, (position or 1) - 1)
+        return _queued_reason(job, (position or 1) - 1, state or read_state(job))
     if job.status is Status.BUILDING and job.build is not None and not job.build.status.is_done:
         retry = note_text(job.build.notes, "retry")
         return f"Waiting for build {job.build.unique_name}, which is {job.build.status}{f': {retry}' if retry else '.'}"
     return note_text(job.notes, "retry") if job.handle is None and job.exit is None else None
 
 
-def _queued_reason(job: Job, jobs_ahead: int) -> str:
+def _queued_reason(job: Job, jobs_ahead: int, state: QueueState) -> str:
     gpus = assigned_gpus(job)
-    lowered = capacity.why_lowered(job.runner, gpus)
+    lowered = capacity.why_lowered(state.changes, job.runner, gpus)
     if lowered:
         return lowered
     slot = f"a free slot of the {job.runner} runner"
@@ -140,5 +171,5 @@ def _queued_reason(job: Job, jobs_ahead: int) -> str:
         reason = f"Waiting for {slot}; this job is next."
     else:
         reason = f"Waiting for {slot}; {jobs_ahead} {'job is' if jobs_ahead == 1 else 'jobs are'} ahead."
-    note = slots_note(job.runner)
+    note = slots_note(job.runner) if state.has_unstarted else None
     return f"{reason} {note}" if note else reason

@@ -17,7 +17,7 @@ from polyjob.services.endings import end_job
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.job_inputs import FindJob
-from polyjob.services.job_queue import slots_taken
+from polyjob.services.job_queue import read_state
 from polyjob.services.new_jobs import check_name_is_free, insert_job
 from polyjob.services.runner_choice import choose_runner
 from polyjob.settings import Settings
@@ -134,11 +134,12 @@ def wake_engine_for(job: Job, settings: Settings) -> None:
     """Wake the engine for a committed job, unless all slots of its runner are taken.
 
     In that case the engine claims the job after it has recorded the exit that frees a slot. A wake-up for each job of a
-    long queue would only cost it a pass. Never raises for the database: the job is accepted, and the client must learn
-    that.
+    long queue would only cost it a pass. The job keeps the state of its queue for the response. Never raises for the
+    database: the job is accepted, and the client must learn that.
     """
     try:
-        is_slot_free = slots_taken()[job.runner] < capacity.read(settings).slots_of(job.runner)
+        job.queue_state = state = read_state(job)
+        is_slot_free = state.slots_taken < capacity.Capacity(settings, state.changes).slots_of(job.runner)
     except DatabaseError:
         is_slot_free = True
     if is_slot_free:

@@ -55,7 +55,7 @@ class TestCreate:
         client.submit()
         writes = [sql.split()[2].strip('"') for sql in queries if sql.startswith("INSERT")]
         assert writes == ["job", "job_status", "audit"]
-        assert len(queries) == 11
+        assert len(queries) == 7
 
     def test_urls_work(self, client):
         urls = client.submit()["urls"]

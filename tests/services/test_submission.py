@@ -140,9 +140,9 @@ def test_submission_does_not_wake_the_engine_without_free_slots(project, user, s
 
 
 def test_accepted_job_is_returned_if_slots_cannot_be_counted(create, wake_ups, settings, monkeypatch):
-    def fails():
+    def fails(job):
         raise OperationalError("disk I/O error")
 
-    monkeypatch.setattr(submission, "slots_taken", fails)
+    monkeypatch.setattr(submission, "read_state", fails)
     assert create().id
     assert wake_ups == [settings.data_dir]
