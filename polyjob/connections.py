@@ -16,6 +16,8 @@ from collections.abc import Iterator
 from enum import Enum
 from typing import Any
 
+from gunicorn.http.body import LengthReader
+from gunicorn.http.message import Request
 from gunicorn.http.parser import RequestParser
 from gunicorn.http.unreader import SocketUnreader
 from gunicorn.workers.gthread import TConn
@@ -92,6 +94,18 @@ class PacedUnreader(SocketUnreader):
         return data
 
 
+class _Request(Request):
+    """A request. gunicorn would parse the client's address to find out that no proxy is trusted."""
+
+    def _peer_is_trusted_proxy(self) -> bool:
+        has_address = isinstance(self.peer_addr, tuple)
+        return not (has_address and not self.cfg.forwarded_allow_ips) and super()._peer_is_trusted_proxy()
+
+
+class _Parser(RequestParser):
+    mesg_class = _Request
+
+
 class Connection(TConn):
     """A connection. The worker's main loop receives each request until a thread can handle it without waiting."""
 
@@ -116,7 +130,7 @@ class Connection(TConn):
         """Size of the header; 0 while it is incomplete."""
         self._body_size: int | None = 0
         """Size of a small body; None for a larger or chunked one."""
-        self.parser = RequestParser(cfg, sock, client)
+        self.parser = _Parser(cfg, sock, client)
         self.parser.unreader = PacedUnreader(sock)
         self.initialized = self.data_ready = True
 
@@ -168,6 +182,14 @@ class Connection(TConn):
         self.parser.unreader.unread(bytes(self.received))
         self.received.clear()
         self._head_size, self._body_size = 0, 0
+
+    def drop_request(self) -> bool:
+        """Return whether the application has read the complete body. Then the parser has nothing to drop of it."""
+        body = self.parser.mesg.body
+        if not isinstance(body.reader, LengthReader) or body.reader.length or body.buf.tell():
+            return False
+        self.parser.mesg = None
+        return True
 
     def has_whole_body(self) -> bool:
         """Return whether the client has sent the complete body, without waiting. Drops its unread bytes."""

@@ -85,6 +85,8 @@ class Worker(ThreadWorker):
         self._serves_proxies = "*" in self.cfg.forwarded_allow_ips
 
     def init_process(self) -> None:
+        # gunicorn's lookup of a setting takes two calls, and each request looks up 19 of them.
+        self.cfg.__dict__.update({name: setting.get() for name, setting in self.cfg.settings.items()})
         self.upload_pool = ThreadPoolExecutor(max_workers=MAX_UPLOADS_AT_ONCE)
         reserved = _FILES_PER_THREAD * (self.cfg.threads + MAX_UPLOADS_AT_ONCE) + _RESERVED_FILES
         limit = raise_file_limit(MAX_CONNECTIONS + reserved)
@@ -334,6 +336,8 @@ class Worker(ThreadWorker):
     def _keepalive_after(self, connection: Connection, keepalive: Any) -> Any:
         if keepalive is _BLOCKED:
             return _BLOCKED
+        if keepalive and connection.drop_request():
+            return True
         connection.sock.setblocking(True)
         return super()._keepalive_after(connection, keepalive)
 
