@@ -35,8 +35,10 @@ class Role(StrEnum):
     """Everything that the owner may do: also change and delete the project, and choose its members."""
 
     def covers(self, other: Role) -> bool:
-        order = list(Role)
-        return order.index(self) >= order.index(other)
+        return _RANKS[self] >= _RANKS[other]
+
+
+_RANKS = {role: rank for rank, role in enumerate(Role)}
 
 
 def role_of(user: User, project: Project) -> Role | None:

@@ -16,5 +16,7 @@ class Scope(StrEnum):
     """Everything that the user may do."""
 
     def covers(self, other: Scope) -> bool:
-        order = list(Scope)
-        return order.index(self) >= order.index(other)
+        return _RANKS[self] >= _RANKS[other]
+
+
+_RANKS = {scope: rank for rank, scope in enumerate(Scope)}

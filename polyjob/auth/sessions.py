@@ -47,9 +47,10 @@ class WrongCsrfToken(Forbidden):
 def own_origin() -> str:
     """Return the origin that this request was sent to, such as `https://example.com`; empty for an invalid host."""
     environ = request.environ
+    scheme = environ["wsgi.url_scheme"]
     host = environ.get("HTTP_HOST") or f"{environ['SERVER_NAME']}:{environ['SERVER_PORT']}"
-    host = host.removesuffix(_DEFAULT_PORTS.get(request.scheme, "")).lower()
-    return f"{request.scheme}://{host}" if _HOST.fullmatch(host) else ""
+    host = host.removesuffix(_DEFAULT_PORTS.get(scheme, "")).lower()
+    return f"{scheme}://{host}" if _HOST.fullmatch(host) else ""
 
 
 def _host() -> str:

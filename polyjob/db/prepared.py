@@ -95,10 +95,15 @@ def _make_row(table: type[Row], data: dict[str, Any], related: dict[str, Model])
 
 def insert(table: type[Row], values: Mapping[str, Any]) -> Row:
     """Insert a row and return it with its id. Columns that are not in `values` get the default of their field."""
-    related = {name: value for name, value in values.items() if isinstance(value, Model)}
-    data = {**_defaults(table), **values, **{name: row.get_id() for name, row in related.items()}}
+    data, related = {**_defaults(table), **values}, {}
+    for name in _references(table):
+        if name in data and isinstance(data[name], Model):
+            related[name] = data[name]
+            data[name] = data[name].get_id()
     fields = {name: value for name, value in data.items() if value is not None}
-    cursor = database.execute_sql(_insert_statement(table, tuple(fields)), _stored_values(table, fields))
+    converters = _converters_without_references(table)
+    stored = [converters[name](value) if name in converters else value for name, value in fields.items()]
+    cursor = database.execute_sql(_insert_statement(table, tuple(fields)), stored)
     data["id"] = cursor.lastrowid
     return _make_row(table, data, related)
 
@@ -106,6 +111,12 @@ def insert(table: type[Row], values: Mapping[str, Any]) -> Row:
 @cache
 def _defaults(table: type[Model]) -> dict[str, Any]:
     return {name: field.default for name, field in table._meta.fields.items() if field.default is not None}
+
+
+@cache
+def _references(table: type[Model]) -> tuple[str, ...]:
+    """Return the names of the columns that refer to other tables by id."""
+    return tuple(field.name for field in table._meta.refs)
 
 
 def update(table: type[Model], row_id: int, values: Mapping[str, Any], increment: str = "", **expected: Any) -> bool:
@@ -150,3 +161,8 @@ def _converters(table: type[Model]) -> dict[str, Convert]:
         for name, field in table._meta.fields.items()
         if not isinstance(field, _STORED_UNCHANGED) or type(field).db_value is not Field.db_value
     }
+
+
+@cache
+def _converters_without_references(table: type[Model]) -> dict[str, Convert]:
+    return {name: convert for name, convert in _converters(table).items() if name not in _references(table)}

@@ -10,8 +10,7 @@ A body has attributes (name, tags …) and at most one config, in one of three p
 from __future__ import annotations
 
 import json
-from collections.abc import Callable, Container, Iterator, Mapping
-from contextlib import contextmanager
+from collections.abc import Callable, Container, Mapping
 from dataclasses import dataclass
 from typing import Any
 
@@ -75,25 +74,20 @@ def read_config_body(body: Mapping[str, Any], form: BodyFormat) -> ParsedBody:
     problems: list[Problem] = []
     attributes: dict[str, Any] = {}
     source = _ConfigSource("/config", None)
-    with _collected(problems):
+    try:
         attributes = _load_attributes(body, form.schema)
-    with _collected(problems):
+    except Invalid as error:
+        problems += error.problems
+    try:
         source = _parse_config(body, form)
         if source.document is not None:
             attributes.pop("params", None)  # they become a part of the config
             attributes |= _load_config(source, body, form.load_config)
+    except Invalid as error:
+        problems += [problem for problem in error.problems if problem not in problems]
     if problems:
         raise Invalid(problems)
     return ParsedBody(attributes, source.pointer)
-
-
-@contextmanager
-def _collected(problems: list[Problem]) -> Iterator[None]:
-    """Add the problems of an Invalid to the list instead of raising it."""
-    try:
-        yield
-    except Invalid as error:
-        problems += [problem for problem in error.problems if problem not in problems]
 
 
 def _load_attributes(body: Mapping[str, Any], schema: Body) -> dict[str, Any]:
