@@ -14,7 +14,7 @@ from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Job, Project, Schedule
 from polyjob.errors import PolyjobError
 from polyjob.jobconfig.parsing import dump_yaml
-from polyjob.pages.forms import create_idempotently, done, read_form, require_identity
+from polyjob.pages.forms import Form, create_idempotently, done, read_form, require_identity
 from polyjob.pages.urls import own_path, project_url
 from polyjob.services import schedules
 from polyjob.services.idempotency import IdempotentRequest
@@ -46,7 +46,7 @@ def project_schedules(username: str, project_name: str) -> str:
 @blp.get(SCHEDULE, strict_slashes=False)
 @requires(Access.READ)
 def one_schedule(username: str, project_name: str, schedule_id: int) -> str:
-    schedule = schedules.find(find_project(username, project_name), schedule_id)
+    schedule = _find(username, project_name, schedule_id)
     config = schedule.job.get("config")
     return render_template(
         "schedule.html",
@@ -60,6 +60,15 @@ def one_schedule(username: str, project_name: str, schedule_id: int) -> str:
     )
 
 
+def _find(username: str, project_name: str, schedule_id: int) -> Schedule:
+    return schedules.find(find_project(username, project_name), schedule_id)
+
+
+def _read_button(username: str, project_name: str, schedule_id: int) -> tuple[Schedule, Form]:
+    """Return the schedule whose button was pressed, and the form of the button."""
+    return _find(username, project_name, schedule_id), read_form()
+
+
 def _allowed_actions(project: Project) -> dict[str, bool]:
     """Return which of the buttons the user may use."""
     identity = require_identity()
@@ -70,23 +79,21 @@ def _allowed_actions(project: Project) -> dict[str, bool]:
 @blp.post(f"{SCHEDULE}/pause")
 @requires(Access.SUBMIT)
 def pause_schedule(username: str, project_name: str, schedule_id: int) -> AnyResponse:
-    schedule, _ = schedules.find(find_project(username, project_name), schedule_id), read_form()
-    schedules.pause(schedule)
-    return done(schedule_url(schedule), f"Schedule {schedule.id} was paused.")
+    schedule, _ = _read_button(username, project_name, schedule_id)
+    return done(schedule_url(schedules.pause(schedule)), f"Schedule {schedule.id} was paused.")
 
 
 @blp.post(f"{SCHEDULE}/resume")
 @requires(Access.SUBMIT)
 def resume_schedule(username: str, project_name: str, schedule_id: int) -> AnyResponse:
-    schedule, _ = schedules.find(find_project(username, project_name), schedule_id), read_form()
-    schedules.resume(schedule)
-    return done(schedule_url(schedule), f"Schedule {schedule.id} was resumed.")
+    schedule, _ = _read_button(username, project_name, schedule_id)
+    return done(schedule_url(schedules.resume(schedule)), f"Schedule {schedule.id} was resumed.")
 
 
 @blp.post(f"{SCHEDULE}/run")
 @requires(Access.SUBMIT)
 def run_schedule(username: str, project_name: str, schedule_id: int) -> AnyResponse:
-    schedule, form = schedules.find(find_project(username, project_name), schedule_id), read_form()
+    schedule, form = _read_button(username, project_name, schedule_id)
 
     def create(idempotent: IdempotentRequest | None) -> Job:
         return schedules.run_now(schedule, me(), settings(), idempotent, may_choose_folder=may_choose_folder())
@@ -101,7 +108,7 @@ def run_schedule(username: str, project_name: str, schedule_id: int) -> AnyRespo
 @blp.get(f"{SCHEDULE}/delete")
 @requires(Access.MANAGE)
 def ask_delete_schedule(username: str, project_name: str, schedule_id: int) -> str:
-    schedule = schedules.find(find_project(username, project_name), schedule_id)
+    schedule = _find(username, project_name, schedule_id)
     context: dict[str, Any] = {
         "title": f"Delete schedule {schedule.id}?",
         "lines": ["It submits no more jobs. The jobs that it has submitted stay."],
@@ -115,6 +122,6 @@ def ask_delete_schedule(username: str, project_name: str, schedule_id: int) -> s
 @blp.post(f"{SCHEDULE}/delete")
 @requires(Access.MANAGE)
 def delete_schedule(username: str, project_name: str, schedule_id: int) -> AnyResponse:
-    schedule, _ = schedules.find(find_project(username, project_name), schedule_id), read_form()
+    schedule, _ = _read_button(username, project_name, schedule_id)
     schedules.delete(schedule)
     return done(f"{project_url(schedule.project)}/schedules", f"Schedule {schedule.id} was deleted.")
