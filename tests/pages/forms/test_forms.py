@@ -63,7 +63,15 @@ def test_public_url_counts_as_own_origin(settings: Settings, eva: User) -> None:
 
 def test_every_form_needs_the_csrf_token(app: Flask, ana: Browser, project: Project) -> None:
     """The arguments in a path make no difference."""
-    ids = {"job_id": "1", "build_id": "1", "token_id": "1", "webhook_id": "1", "schedule_id": "1"}
+    ids = {
+        "job_id": "1",
+        "build_id": "1",
+        "token_id": "1",
+        "webhook_id": "1",
+        "schedule_id": "1",
+        "invite_id": "1",
+        "name": "TOKEN",
+    }
     arguments = ids | {"username": "ana", "project_name": "demo", "token": "x", "member": "bob", "verb": "grant"}
     token, count = ana.csrf(), 0
     before = (Job.select().count(), Token.select().count(), Project.select().count())
@@ -113,6 +121,8 @@ def test_refused_form_is_answered_before_it_arrives(
         "build_id": 1,
         "webhook_id": 1,
         "schedule_id": 1,
+        "invite_id": 1,
+        "name": "TOKEN",
         "strategy": "copy",
         "member": "bob",
     }
