@@ -9,6 +9,8 @@ from typing import Any
 
 from polyjob.statuses import Status
 
+LOG_FRAMES = "application/x-polyjob-log-frames"
+"""Media type of a followed log in frames: the length of each in four bytes, most significant first, and its bytes."""
 LOG_STAMP_BYTES = len("2026-11-23T12:00:00.000Z ")
 """Length of the time before each line of a log that is requested with `?times=true`."""
 

@@ -24,12 +24,15 @@ from polyjob.api.downloads import attach
 from polyjob.api.params import ParamReader
 from polyjob.api.request_body import FORMS, looks_like_json
 from polyjob.errors import Invalid, NotFound, Problem
+from polyjob.formatting import LOG_FRAMES
 from polyjob.logs.files import begins_line, log_length, tail_start
 from polyjob.logs.follow import LogChunk, RunEvents
 from polyjob.logs.times import LineTimes, stamped
 
 LIVE_END = (1 << 53) - 1
 """The last byte of a range without an end in a log that still grows, as RFC 8673 defines it."""
+HEARTBEAT_SECONDS = 0.8
+"""Time without a frame after which an empty one is sent, so that a client notices a lost server within two seconds."""
 _BLOCK_BYTES = 1 << 16
 
 
@@ -97,6 +100,9 @@ def log_response(
     except FileNotFoundError:
         raise NotFound("The log was just removed.") from None
     response.headers["Content-Type"] = "text/plain; charset=utf-8"
+    if is_live and response.status_code == 200 and wants_frames():
+        response.headers["Content-Type"] = LOG_FRAMES
+        response.response = _frames(cast(Iterator[bytes], response.response))
     attach(response, name)
     response.headers["X-Content-Type-Options"] = "nosniff"
     response.headers["Accept-Ranges"] = "none" if query.times else "bytes"
@@ -175,11 +181,23 @@ def _timed(path: Path, start: int, length: int, follow: Callable[[int], RunEvent
 
 
 def _log_bytes(events: RunEvents) -> Iterator[bytes]:
-    """Yield the bytes of the log. The first item is empty, which makes the server send the headers."""
+    """Yield the bytes of the log, and nothing while it is idle.
+
+    The first item is empty, which makes the server send the headers.
+    """
     yield b""
     for event in events:
-        if isinstance(event, LogChunk):
-            yield event.data
+        yield event.data if isinstance(event, LogChunk) else b""
+
+
+def wants_frames() -> bool:
+    """Return whether the client of a followed log asks for frames, whose empty ones show that the server is alive."""
+    return LOG_FRAMES in request.accept_mimetypes.values()
+
+
+def _frames(chunks: Iterator[bytes]) -> Iterator[bytes]:
+    for data in chunks:
+        yield len(data).to_bytes(4) + data
 
 
 def _requested_range() -> Range | None:

@@ -9,7 +9,13 @@ from typing import Any
 from flask import Response, request
 
 from polyjob.api.blueprint import Blueprint
-from polyjob.api.log_download import log_response, read_log_params, read_sent_text
+from polyjob.api.log_download import (
+    HEARTBEAT_SECONDS,
+    log_response,
+    read_log_params,
+    read_sent_text,
+    wants_frames,
+)
 from polyjob.api.log_params import LINES, SEARCH, SEARCH_SECONDS, LineParams, read_line_params, read_search_params
 from polyjob.api.log_sse import KEEPALIVE_SECONDS, MIMETYPE, encode_events
 from polyjob.api.params import parse_digits
@@ -21,6 +27,7 @@ from polyjob.auth.identity import authenticate
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Build, Job
 from polyjob.errors import Invalid, Problem
+from polyjob.formatting import LOG_FRAMES
 from polyjob.logs.files import append_to_log, log_length
 from polyjob.logs.line_index import LogLines
 from polyjob.logs.lines import find_lines, read_lines
@@ -29,6 +36,7 @@ from polyjob.logs.times import LineTimes
 blp = Blueprint("logs", __name__, description="The output of jobs and builds.")
 
 _TEXT = {"text/plain": {"schema": {"type": "string", "format": "binary"}}}
+_FRAMES = {LOG_FRAMES: {"schema": {"type": "string", "format": "binary"}}}
 _SSE = {"text/event-stream": {"schema": {"type": "string"}}}
 _READ = {
     "parameters": [
@@ -74,7 +82,7 @@ _READ = {
     "responses": {
         200: {
             "description": "The bytes of the log; none if nothing was written yet.",
-            "content": _TEXT | _SSE,
+            "content": _TEXT | _SSE | _FRAMES,
         },
         206: {"description": "The requested range of them.", "content": _TEXT},
         304: {"description": "Nothing was added since the state of the ETag in `If-None-Match`."},
@@ -223,13 +231,14 @@ def _search(log: Path) -> Any:
 def _serve(run: Job | Build, log: Path) -> Response:
     if _wants_events():
         return _events(run, log)
+    idle_after = HEARTBEAT_SECONDS if wants_frames() else None
     return log_response(
         log,
         read_log_params(request.args),
         name=f"{run.unique_name.replace('.', '_')}.log",
         identity=run.uuid,
         is_done=run.status.is_done,
-        follow=lambda start: follow_run(run, log, start),
+        follow=lambda start: follow_run(run, log, start, idle_after=idle_after),
     )
 
 

@@ -2,14 +2,16 @@
 
 from __future__ import annotations
 
+import contextlib
 import errno
 import functools
 import http.client
 import re
 import socket
+import threading
 import time
 import uuid
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Mapping
 from typing import TYPE_CHECKING, Any, cast
 
 from polyjob.cli.errors import LostServer, NoServer, UsageError
@@ -22,6 +24,8 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 1.5
 """Shorter than the two seconds within which a lost server is reported. A lost packet is sent again after one."""
 READ_TIMEOUT_SECONDS = 90.0
+RESPONSE_SECONDS = 1.8
+"""Time after which the response to a short request is overdue, while a command follows a job."""
 REQUEST_TRIES = 4
 PAGE_SIZE = 100
 REDIRECTS = (301, 302, 303, 307, 308)
@@ -118,7 +122,8 @@ class Client:
             tries += 1
             is_patient = may_repeat and time.monotonic() - began_at < self.patience
             try:
-                response = self._request(method, url, **options)
+                with self._reporting_silence(options):
+                    response = self._request(method, url, **options)
             except OSError as error:  # always a RequestException
                 if not is_patient and not (may_repeat and tries < REQUEST_TRIES and _is_temporary(error)):
                     raise (LostServer if self._is_down else NoServer)(self.describe(error)) from None
@@ -179,6 +184,23 @@ class Client:
                 "off for polyjob: it changes the bytes of a log."
             )
         return response
+
+    @contextlib.contextmanager
+    def _reporting_silence(self, options: Mapping[str, Any]) -> Iterator[None]:
+        """Report an outage while the response of the block's request is overdue, if a command follows a job.
+
+        The request goes on, because a busy server may still answer it.
+        """
+        if not self.patience or options.get("params", {}).get("wait"):
+            yield
+            return
+        timer = threading.Timer(RESPONSE_SECONDS, self.report_outage)
+        timer.daemon = True
+        timer.start()
+        try:
+            yield
+        finally:
+            timer.cancel()
 
     def report_outage(self) -> None:
         """Call `on_outage`, unless it has been called since the last response."""

@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+import errno
 import sys
 import threading
 import time
+from collections.abc import Iterator
 from io import BytesIO, RawIOBase
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 import click
 
@@ -15,7 +17,10 @@ from polyjob.cli.client import LOST_MACHINE_ERRNOS, TEMPORARY_STATUSES, Client
 from polyjob.cli.errors import ServerError
 from polyjob.cli.output import duration_of, say
 from polyjob.cli.streams import printable, unbuffered, write_all
-from polyjob.formatting import LOG_STAMP_BYTES
+from polyjob.formatting import LOG_FRAMES, LOG_STAMP_BYTES
+
+if TYPE_CHECKING:
+    import requests
 
 LONG_POLL_SECONDS = 30
 CHUNK_BYTES = 1 << 16
@@ -25,6 +30,8 @@ SHOW_WAITING_AFTER_SECONDS = 0.5
 """Time that the next job of the queue waits before the reason is shown. The reason of others is shown at once."""
 RECONNECT_SECONDS = 60.0
 """Time for which a broken connection is retried."""
+SILENCE_SECONDS = 1.8
+"""Time without a frame after which a server that sends frames counts as lost. It sends one every 0.8 seconds."""
 RECONNECT_PAUSE_SECONDS = 0.4
 """With the time to connect, less than the two seconds within which a lost server is reported."""
 
@@ -113,10 +120,11 @@ class Follower:
         while True:
             try:
                 params = {"follow": "true", "offset": offset} | ({"times": "true"} if self._has_times else {})
-                with self.client.send("GET", path, params=params, stream=True) as response:
+                accept = {"Accept": f"{LOG_FRAMES}, application/problem+json, */*"}
+                with self.client.send("GET", path, params=params, stream=True, headers=accept) as response:
                     broken_since = None
                     counter.restart()
-                    while data := response.raw.read1(CHUNK_BYTES):
+                    for data in _content(response):
                         self.may_write.wait()
                         write_all(data, out)
                         offset += counter.count(data) if self._has_times else len(data)
@@ -140,6 +148,58 @@ class Follower:
         if not self._quiet:
             self.may_write.wait()
             say(click.style(printable(text), dim=True))
+
+
+def _content(response: requests.Response) -> Iterator[bytes]:
+    """Yield the bytes of a log as they arrive.
+
+    Raises TimeoutError with ETIMEDOUT if a server that sends frames has sent none for `SILENCE_SECONDS`.
+    """
+    import urllib3
+
+    if response.headers.get("Content-Type") != LOG_FRAMES:
+        while data := response.raw.read1(CHUNK_BYTES):
+            yield data
+        return
+    frames, has_begun = _Frames(), False
+    try:
+        while data := response.raw.read1(CHUNK_BYTES):
+            if not has_begun:  # not earlier: a proxy may hold back everything until the end
+                has_begun = True
+                if connection := response.raw.connection:
+                    connection.sock.settimeout(SILENCE_SECONDS)
+            if content := frames.content(data):
+                yield content
+    except urllib3.exceptions.ReadTimeoutError as error:
+        if has_begun:
+            raise TimeoutError(errno.ETIMEDOUT, "no sign of life from the server") from error
+        raise
+
+
+class _Frames:
+    """Takes the content out of frames; see `LOG_FRAMES`."""
+
+    def __init__(self) -> None:
+        self._length = b""
+        """The bytes of a length that have arrived."""
+        self._remaining = 0
+        """Bytes of the frame that have not arrived."""
+
+    def content(self, data: bytes) -> bytes:
+        """Return the content of the next bytes of a response."""
+        parts, position = [], 0
+        while position < len(data):
+            if self._remaining:
+                part = data[position : position + self._remaining]
+                self._remaining -= len(part)
+                parts.append(part)
+            else:
+                part = data[position : position + 4 - len(self._length)]
+                self._length += part
+                if len(self._length) == 4:
+                    self._remaining, self._length = int.from_bytes(self._length), b""
+            position += len(part)
+        return b"".join(parts)
 
 
 class _LogBytes:

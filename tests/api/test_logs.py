@@ -14,11 +14,13 @@ from flask import Flask
 from flask.testing import FlaskClient
 from werkzeug.test import TestResponse
 
+from polyjob.api import logs
 from polyjob.app import create_app
 from polyjob.auth.tokens import digest
 from polyjob.clock import now
 from polyjob.db.database import write
 from polyjob.db.models import Build, Job, Project, Token, User
+from polyjob.formatting import LOG_FRAMES
 from polyjob.logs.watcher import Watcher
 from polyjob.services.transitions import insert_first_status, transition
 from polyjob.settings import Settings
@@ -274,6 +276,38 @@ def test_follow_ends_with_the_job(client: FlaskClient, job: Job, log: Path, watc
     assert response.content_length is None
     assert response.data == b"early " + b"".join(b"%d " % number for number in range(100))
     assert len(watcher) == 0
+
+
+def frames_of(data: bytes) -> list[bytes]:
+    frames = []
+    while data:
+        length = int.from_bytes(data[:4])
+        frames.append(data[4 : 4 + length])
+        data = data[4 + length :]
+    return frames
+
+
+@pytest.mark.parametrize("query", ["?follow=true", "?follow=true&offset=3", "?follow=true&times=true"])
+def test_followed_log_comes_in_frames_on_request(
+    client: FlaskClient, job: Job, log: Path, watcher: Watcher, monkeypatch: pytest.MonkeyPatch, query: str
+) -> None:
+    monkeypatch.setattr(logs, "HEARTBEAT_SECONDS", 0.01)
+    log.write_bytes(b"one\ntwo\n")
+    headers = {"Authorization": f"token {KEY}", "Accept": f"{LOG_FRAMES}, */*"}
+    response = client.get(url(job, query), headers=headers, buffered=False)
+    stream = response.iter_encoded()
+    assert response.content_type == LOG_FRAMES
+    received = b""
+    while frames_of(received).count(b"") < 3:  # the first one, and two while nothing is written
+        received += next(stream)
+    end(job)
+    frames = frames_of(received + b"".join(stream))
+    assert b"".join(frames).endswith(b"two\n" if "times" in query else b"one\ntwo\n"[3 * ("offset" in query) :])
+    assert frames[0] == b""
+    assert len(watcher) == 0
+    done = client.get(url(job, query), headers=headers)
+    assert done.content_type == "text/plain; charset=utf-8"
+    assert done.data == b"".join(frames)
 
 
 @pytest.mark.parametrize(

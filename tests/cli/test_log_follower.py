@@ -5,6 +5,7 @@ from __future__ import annotations
 import errno
 import io
 import signal
+import threading
 import time
 from http.server import BaseHTTPRequestHandler
 from typing import Any
@@ -17,6 +18,7 @@ from polyjob.cli import EXIT_FAILED, EXIT_LOST_SERVER, client, log_follower, mai
 from polyjob.cli.client import Client
 from polyjob.cli.errors import NoServer, exit_on_error
 from polyjob.cli.log_follower import Follower, describe_end, exit_code_of
+from polyjob.formatting import LOG_FRAMES
 from tests.cli.helpers import JOB_PATH, JOB_URL, RUNNING_JOB, STOPPED_JOB, Responder, invoke, scripted_server, send
 
 
@@ -221,6 +223,68 @@ class TestLostServer:
         assert out.getvalue() == b"rest\n"
         assert "answers again" in capsys.readouterr().err
 
+    def test_silence_of_a_server_with_frames_is_reported(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(log_follower, "SILENCE_SECONDS", 0.1)
+        offsets: list[str] = []
+        is_reported = threading.Event()
+        views = iter([RUNNING_JOB])
+
+        def log(handler: BaseHTTPRequestHandler) -> None:
+            assert LOG_FRAMES in handler.headers["Accept"]
+            offsets.append(handler.path.partition("offset=")[2])
+            handler.protocol_version = "HTTP/1.1"
+            handler.send_response(200)
+            handler.send_header("Content-Type", LOG_FRAMES)
+            handler.send_header("Transfer-Encoding", "chunked")
+            handler.end_headers()
+            first = len(offsets) == 1
+            data = b"\0\0\0\0\0\0\0\5one\n2" if first else b"\0\0\0\0\0\0\0\1\n"
+            handler.wfile.write(b"%x\r\n%s\r\n" % (len(data), data))
+            if first:
+                is_reported.wait(20)
+            handler.wfile.write(b"0\r\n\r\n")
+
+        responders: dict[str, Responder] = {
+            f"GET {JOB_URL}": lambda _: next(views, STOPPED_JOB),
+            f"GET {JOB_URL}/logs": log,
+        }
+        with scripted_server(responders) as url:
+            out = io.BytesIO()
+            following = follower(url, out)
+            following.client.on_outage = lambda text: (click.echo(text, err=True), is_reported.set())[0]
+            assert following.follow() == STOPPED_JOB
+        assert (offsets, out.getvalue()) == (["0", "5"], b"one\n2\n")
+        message = capsys.readouterr().err
+        assert message.startswith("No answer from")
+        assert "answers again" in message
+
+    def test_overdue_response_is_reported_and_awaited(
+        self, monkeypatch: pytest.MonkeyPatch, capsys: pytest.CaptureFixture[str]
+    ) -> None:
+        monkeypatch.setattr(client, "RESPONSE_SECONDS", 0.05)
+        is_reported = threading.Event()
+
+        def view(handler: BaseHTTPRequestHandler) -> Any:
+            requests.append(handler.path)
+            is_reported.wait(20)
+            return STOPPED_JOB
+
+        requests: list[str] = []
+        responders: dict[str, Responder] = {
+            f"GET {JOB_URL}": view,
+            f"GET {JOB_URL}/logs": lambda handler: send(handler, b""),
+        }
+        with scripted_server(responders) as url:
+            following = follower(url)
+            following.client.on_outage = lambda text: (click.echo(text, err=True), is_reported.set())[0]
+            assert following.follow() == STOPPED_JOB
+        message = capsys.readouterr().err
+        assert message.startswith("No answer from")
+        assert "answers again" in message
+        assert requests[0] == JOB_URL and "wait=" in requests[1]
+
     def test_wait_timeout_ends_the_retries(self) -> None:
         views = iter([RUNNING_JOB])
 
@@ -233,6 +297,14 @@ class TestLostServer:
             done = invoke("wait", "--timeout", "1", "ana.demo.jobs.1", POLYJOB_URL=url, POLYJOB_TOKEN="k")
         assert done.exit_code == EXIT_LOST_SERVER
         assert time.monotonic() - began_at < 20
+
+
+@pytest.mark.parametrize("size", [1, 3, 4, 5, 100])
+def test_frames_may_arrive_in_any_parts(size: int) -> None:
+    data = b"".join(len(part).to_bytes(4) + part for part in (b"", b"a" * 300, b"", b"b", b"c" * 7))
+    frames = log_follower._Frames()
+    parts = [frames.content(data[start : start + size]) for start in range(0, len(data), size)]
+    assert b"".join(parts) == b"a" * 300 + b"b" + b"c" * 7
 
 
 @pytest.mark.parametrize(
