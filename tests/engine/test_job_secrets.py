@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import pytest
 
+from polyjob.db.database import write
 from polyjob.db.models import Job, Secret
 from polyjob.engine import finalize
 from polyjob.engine.log_mask import mask_piece
+from polyjob.engine.orphans import LOOK_INTERVAL_SECONDS, SALVAGE_FOLDER
 from polyjob.services import job_secrets, submission
 from polyjob.statuses import Status
 from polyjob.storage.secret_box import KEY_FILE
+from polyjob.storage.store import Store
 from runners.common.masking import Masker
 from runners.fake import FakeRunner
 
@@ -179,6 +182,18 @@ def test_secrets_of_a_removed_project_are_removed(world, secret):
     secret()
     world.project.delete_instance()
     assert Secret.select().count() == 0
+
+
+def test_log_of_an_orphan_is_masked(world, secret):
+    secret()
+    job = submit(world, "TOKEN", log=f"<{VALUE}>\n", seconds=10)
+    world.settle()
+    with write("test"):
+        Job.delete().where(Job.id == job.id).execute()
+    for _ in range(2):
+        world.clock.move(LOOK_INTERVAL_SECONDS)
+        world.settle()
+    assert Store(world.settings.data_dir / SALVAGE_FOLDER).job_log(job.uuid).read_bytes() == b"<***>\n"
 
 
 def test_times_of_a_piece_are_those_of_the_masked_bytes():
