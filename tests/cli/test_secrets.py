@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from tests.cli.helpers import json_of, polyjob
+from tests.cli.helpers import Terminal, json_of, polyjob
 from tests.e2e.conftest import Server
 
 VALUE = b"correct horse"
@@ -37,3 +37,15 @@ def test_refused_value_is_not_repeated(server: Server) -> None:
         refused = polyjob(server, "secret", "set", "--all-projects", "OTHER", data=value)
         assert refused.returncode == 1
         assert b"value" in refused.stderr and value not in refused.stderr
+
+
+def test_terminal_asks_for_the_value_without_showing_it(server: Server) -> None:
+    with Terminal(server, "secret", "set", "--all-projects", "TYPED") as terminal:
+        shown = terminal.read_until(b"Value of TYPED: ")
+        terminal.type(VALUE + b"\n")
+        shown += terminal.read_until(b"confirmation: ")
+        terminal.type(VALUE + b"\n")
+        shown += terminal.read_until(b"Stored TYPED.")
+    assert terminal.exit_code == 0
+    assert b"horse" not in shown
+    assert polyjob(server, "run", "-q", "--secret", "TYPED", "echo ${#TYPED} $TYPED").stdout == b"13 ***\n"
