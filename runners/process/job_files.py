@@ -7,6 +7,7 @@ from __future__ import annotations
 
 import contextlib
 import errno
+import fcntl
 import json
 import os
 import signal
@@ -57,6 +58,36 @@ class ExitFile:
         os.pwrite(self.file, data, 0)
         os.ftruncate(self.file, len(data))
         os.rename(f"{self._path}.part", self._path)
+
+    def await_signals(self) -> None:
+        """After `write`: wait until no one signals this process for this job any more. Raises OSError.
+
+        Whoever signals a keeper holds a lock on this file, and only does so while the file does not have its name.
+        """
+        fcntl.flock(self.file, fcntl.LOCK_EX)
+
+    def close(self) -> None:
+        os.close(self.file)
+
+
+@contextlib.contextmanager
+def holding_keeper(path: str) -> Iterator[bool]:
+    """Yield whether the keeper still has the job with this `exit.json`. If so, it takes no other job inside the block.
+
+    So a signal that is sent there reaches it for this job, or has no effect. Raises OSError.
+    """
+    file = -1
+    try:
+        file = os.open(f"{path}.part", os.O_RDONLY | os.O_CLOEXEC)
+        fcntl.flock(file, fcntl.LOCK_SH | fcntl.LOCK_NB)
+        has_job = os.path.exists(f"{path}.part")
+    except (FileNotFoundError, BlockingIOError):  # the exit is written
+        has_job = False
+    try:
+        yield has_job
+    finally:
+        if file >= 0:
+            os.close(file)
 
 
 def make_folder(path: str, account: Account | None) -> None:

@@ -21,10 +21,12 @@ from runners.process.supervisor import Supervisor
 ANNOUNCE_AFTER_SECONDS = 0.02
 """The keeper records and announces that a job has started after this time. Of a shorter job, only the end is
 recorded and announced."""
+JOBS_PER_KEEPER = 100
+"""After so many jobs a keeper ends, so that its memory does not grow without end."""
 
 
 class Keeper:
-    """Keeps one job.
+    """Keeps one job after the other.
 
     Create it in the process that is to be the keeper. The constructor does everything that can be done before the job
     is known.
@@ -35,12 +37,16 @@ class Keeper:
         self.log_pipe = LogPipe()
         self.supervisor = Supervisor(self.log_pipe)
         self._notify = notify
+        self._job_count = 0
 
-    def keep(self, spec: dict[str, Any], folder: str, exit_file: ExitFile) -> None:
-        """Run the job. Return when no process of it is left and `exit_file` is written.
+    def keep(self, spec: dict[str, Any], folder: str, attempt: int, exit_file: ExitFile) -> bool:
+        """Run the job. Return when no process of it is left, and `exit_file` is written.
 
-        `spec` is the request of `ProcessRunner.start`; `folder` is the runner's private folder for this job.
+        `spec` is the request of `ProcessRunner.start`; `folder` is the runner's private folder for this job; `attempt`
+        is the descriptor that holds the lock of the attempt. Return whether the keeper can keep another job. If not,
+        the process must end.
         """
+        self._job_count += 1
         self.supervisor.grace = spec["grace"]
         try:
             self.log_pipe.open_log(f"{spec['folder']}/log", spec["log_limit"])
@@ -53,7 +59,32 @@ class Keeper:
         if self.log_pipe.message:
             end["message"] = ". ".join(text for text in (end.get("message"), self.log_pipe.message) if text)
         exit_file.write(end)
-        self._announce("ended", spec["uuid"])
+        can_continue = self._can_continue(spec, end) and self._become_idle(exit_file)
+        is_announced = self._announce("ended", spec["uuid"], *([str(os.getpid())] if can_continue else []))
+        exit_file.close()
+        os.close(attempt)
+        return can_continue and is_announced  # otherwise the server does not know that this keeper is idle
+
+    def _can_continue(self, spec: dict[str, Any], end: dict[str, Any]) -> bool:
+        """Return whether this process is as good for another job as a new one: it holds no secret, for example."""
+        return (
+            self._job_count < JOBS_PER_KEEPER
+            and end["reason"] == "exited"
+            and not end.keys() & {"stragglers", "message"}
+            and not (spec["code"] or spec["inputs"] or spec["masked"] or self.supervisor.is_stopping)
+        )
+
+    def _become_idle(self, exit_file: ExitFile) -> bool:
+        """Forget the job. Return False if that is not possible."""
+        try:
+            exit_file.await_signals()
+            self.log_pipe.close()
+            self.log_pipe = LogPipe()
+            self.supervisor.reset(self.log_pipe)
+            os.chdir("/")
+        except OSError:
+            return False
+        return True
 
     def _start(self, spec: dict[str, Any]) -> int | dict[str, Any]:
         """Create the job's files and start its command. Return its pid, or the exit of a job that did not start."""
@@ -102,10 +133,16 @@ class Keeper:
             replace_file(f"{folder}/note.json", json.dumps(text).encode(), sync=False)
         self._announce("started", uuid)
 
-    def _announce(self, event: str, uuid: str) -> None:
-        """Wake the engine."""
-        with contextlib.suppress(OSError):  # if no one listens, the engine finds out by polling
-            os.write(self._notify, f"{event} {uuid}\n".encode())
+    def _announce(self, *words: str) -> bool:
+        """Wake the engine. Return False if the keeper server cannot be reached.
+
+        The words are an event, the uuid, and the pid of this keeper if it waits for another job now.
+        """
+        try:
+            os.write(self._notify, f"{' '.join(words)}\n".encode())
+        except OSError:  # the engine finds out by polling
+            return False
+        return True
 
 
 def _start_failure(message: str) -> dict[str, Any]:

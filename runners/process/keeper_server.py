@@ -1,4 +1,4 @@
-"""The keeper server: forks a keeper for each job, so that a job costs a fork and not a new interpreter.
+"""The keeper server: forks keepers and gives jobs to them, so that a job costs a fork at most, and no new interpreter.
 
     python -I -S launch.py keeper_server <data>/process
 
@@ -14,8 +14,8 @@ the next start of a job starts another server.
 
 An engine with another VERSION uses another socket, and so another server.
 
-**Spare keeper.** One keeper is always forked in advance and waits for its job on a socket. So the cost of the fork is
-paid before the job arrives.
+**Idle keepers.** One keeper is always forked in advance and waits for its job on a socket. So the cost of the fork is
+paid before the job arrives. After a job that has ended by itself and has left nothing, a keeper waits for another one.
 
 **Files.** In `<data>/process/jobs/<uuid>/`, the private folder of a job, these files appear in this order:
 
@@ -36,69 +36,22 @@ import os
 import select
 import signal
 import socket
-import struct
 from typing import Any
 
 from runners.common.durable import replace_file
 from runners.process import attempts
 from runners.process.job_files import ExitFile
 from runners.process.keeper import Keeper
+from runners.process.keeper_process import KeeperProcess, keep_jobs
 from runners.process.linux import BOOT_ID_PATH, process_stat
 
 VERSION = 5
 """Version of the protocol."""
 REQUEST_LIMIT_BYTES = 1 << 26
 IDLE_CHECK_MS = 1000
-"""Milliseconds between two checks whether an idle server can end."""
-HEADER = "=Q"
-"""The number of bytes that a spare keeper receives."""
-
-
-class SpareKeeper:
-    """A forked keeper that waits for its job. Created in the server."""
-
-    def __init__(self, pid: int, start_time: int, channel: socket.socket) -> None:
-        self.pid = pid
-        self.start_time = start_time
-        self._channel = channel
-
-    def give_job(self, spec: dict[str, Any], folder: str, attempt: int, exit_file: int) -> None:
-        """Pass the job, the locked attempt and the file for its exit to the keeper.
-
-        Raises OSError if the keeper has died; then it has not begun the job.
-        """
-        data = json.dumps([spec, folder]).encode()
-        socket.send_fds(self._channel, [struct.pack(HEADER, len(data))], [attempt, exit_file])
-        self._channel.sendall(data)
-        self._channel.close()
-
-    def dismiss(self) -> None:
-        """Make the keeper end without a job."""
-        self._channel.close()
-
-
-def receive_job(channel: socket.socket) -> tuple[dict[str, Any], str, int] | None:
-    """In the keeper: wait for the job and take it.
-
-    Return (spec, folder, file for the exit), or None if the server has ended. The descriptor that holds the lock of the
-    attempt is never closed.
-    """
-    header, received, _, _ = socket.recv_fds(channel, struct.calcsize(HEADER), 2)
-    if len(header) < struct.calcsize(HEADER):
-        return None
-    attempt, exit_file = received
-    for file in received:
-        os.set_inheritable(file, False)  # a job that inherits it would hold the lock after the keeper has died
-    (size,) = struct.unpack(HEADER, header)
-    data = bytearray()
-    while len(data) < size:
-        part = channel.recv(min(size - len(data), 1 << 20))
-        if not part:
-            return None
-        data += part
-    spec, folder = json.loads(data)
-    attempts.take(attempt)
-    return spec, folder, exit_file
+"""Milliseconds after which an idle server looks whether it can end, or needs fewer keepers."""
+IDLE_KEEPERS_LIMIT = 8
+"""Keepers that wait for jobs at the same time."""
 
 
 class Server:
@@ -108,8 +61,10 @@ class Server:
         self.folder = folder
         with open(BOOT_ID_PATH) as boot_id:
             self.boot_id = boot_id.read().strip()
-        self.children: set[int] = set()
-        self.spare: SpareKeeper | None = None
+        self.busy: dict[int, KeeperProcess] = {}
+        """Pid → keeper that has a job."""
+        self.idle: list[KeeperProcess] = []
+        """Keepers that wait for a job, the last one for the shortest time."""
         self.listeners: set[int] = set()
         self.connections: dict[int, tuple[socket.socket, bytearray]] = {}
         self.poll = select.poll()
@@ -136,21 +91,25 @@ class Server:
         return listening
 
     def run(self) -> None:
-        """Serve until no one is connected and no keeper is left."""
+        """Serve until no one is connected and no keeper has a job."""
         while True:
-            for file, _ in self.poll.poll(None if self.connections or self.children else IDLE_CHECK_MS):
+            may_rest = self.connections or self.busy
+            events = self.poll.poll(None if may_rest and len(self.idle) <= 1 else IDLE_CHECK_MS)
+            for file, _ in events:
                 if file == self.listening.fileno():
                     self._accept()
                 elif file == self.wakeup_read:
                     self._drain(self.wakeup_read)
                     self._reap()
                 elif file == self.news_read:
-                    self._send_news(os.read(self.news_read, 1 << 16).decode().splitlines())
+                    self._take_news(os.read(self.news_read, 1 << 16).decode().splitlines())
                 else:
                     self._read(file)
-            if self.connections and self.spare is None:
-                self.spare = self._fork_spare()
-            if not self.connections and not self.children and self._leave():
+            if not events:
+                self._close_idle(keep=1)
+            if self.connections and not self.idle:
+                self._fork_keeper()
+            if not self.connections and not self.busy and self._leave():
                 return
 
     def _leave(self) -> bool:
@@ -158,13 +117,17 @@ class Server:
         os.unlink(self.socket_path)
         self._accept()
         if not self.connections:
-            if self.spare is not None:
-                self.spare.dismiss()
+            self._close_idle(keep=0)
             return True
         self.poll.unregister(self.listening.fileno())
         self.listening.close()
         self.listening = self._listen()
         return False
+
+    def _close_idle(self, keep: int) -> None:
+        """Let idle keepers end, except for the last `keep` ones."""
+        while len(self.idle) > keep:
+            self.idle.pop(0).close()
 
     def _accept(self) -> None:
         with contextlib.suppress(BlockingIOError):
@@ -210,8 +173,14 @@ class Server:
         with contextlib.suppress(OSError):
             connection.sendall(json.dumps(answer).encode() + b"\n")
 
-    def _send_news(self, news: list[str]) -> None:
-        lines = b"".join(json.dumps(line.split()).encode() + b"\n" for line in news)
+    def _take_news(self, news: list[str]) -> None:
+        """Pass news of keepers on, and note which keepers wait for another job."""
+        lines = b""
+        for line in news:
+            event, uuid, *pids = line.split()
+            lines += json.dumps([event, uuid]).encode() + b"\n"
+            for pid in pids:
+                self._take_back(int(pid))
         for file in self.listeners:
             with contextlib.suppress(OSError):
                 self.connections[file][0].send(lines, socket.MSG_DONTWAIT)
@@ -231,13 +200,15 @@ class Server:
         if not (len(uuid) == 32 and uuid.isalnum()):
             raise ValueError(uuid)
         folder = f"{self.folder}/jobs/{uuid}"
+        if not self.idle:
+            self._fork_keeper()  # before files of the job are open, which the fork would inherit
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, 0o700)
         attempt = attempts.begin(f"{folder}/attempt", self.boot_id)
         if attempt is None:
             return False
         try:
-            self._give_to_spare(spec, folder, attempt)
+            self._give(spec, folder, attempt)
         except OSError:
             for name in ("exit.json.part", "keeper.json.part", "keeper.json", "attempt"):
                 with contextlib.suppress(OSError):
@@ -247,22 +218,29 @@ class Server:
             os.close(attempt)  # the keeper still holds it
         return True
 
-    def _give_to_spare(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
+    def _give(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
+        """Give the job to the keeper that has waited for the shortest time. Raises OSError."""
         exit_file = ExitFile.reserve(f"{folder}/exit.json").file
+        keeper = self.idle.pop()
+        self.busy[keeper.pid] = keeper
         try:
-            spare, self.spare = self.spare or self._fork_spare(), None
-            identity = {"boot_id": self.boot_id, "pid": spare.pid, "start_time": spare.start_time}
-            self.children.add(spare.pid)
-            try:
-                replace_file(f"{folder}/keeper.json", json.dumps(identity).encode(), sync=False)
-                spare.give_job(spec, folder, attempt, exit_file)
-            except OSError:
-                spare.dismiss()
-                raise
+            identity = {"boot_id": self.boot_id, "pid": keeper.pid, "start_time": keeper.start_time}
+            replace_file(f"{folder}/keeper.json", json.dumps(identity).encode(), sync=False)
+            keeper.give_job(spec, folder, attempt, exit_file)
+        except OSError:
+            keeper.close()
+            raise
         finally:
             os.close(exit_file)
 
-    def _fork_spare(self) -> SpareKeeper:
+    def _take_back(self, pid: int) -> None:
+        """Use the keeper with this pid for another job, unless it has died or there are enough."""
+        keeper = self.busy.pop(pid, None)
+        if keeper is not None:
+            self.idle.append(keeper)
+            self._close_idle(keep=IDLE_KEEPERS_LIMIT)
+
+    def _fork_keeper(self) -> None:
         server_end, keeper_end = socket.socketpair()
         signals = (signal.SIGTERM, signal.SIGUSR1, signal.SIGCHLD)
         signal.pthread_sigmask(signal.SIG_BLOCK, signals)
@@ -272,24 +250,22 @@ class Server:
             self._become_keeper(keeper_end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         keeper_end.close()
-        return SpareKeeper(pid, process_stat(pid).start_time, server_end)
+        self.idle.append(KeeperProcess(pid, process_stat(pid).start_time, server_end))
 
     def _become_keeper(self, channel: socket.socket) -> None:
-        """In the forked process: wait for a job and keep it. Never returns."""
+        """In the forked process: wait for jobs and keep them. Never returns."""
         exit_code = 1
         try:
             signal.set_wakeup_fd(-1)
             os.setsid()
             for connection, _ in self.connections.values():
                 connection.close()
+            for keeper in (*self.idle, *self.busy.values()):
+                keeper.close()
             self.listening.close()
             for file in (self.wakeup_read, self._wakeup_write, self.news_read, self._folder_file):
                 os.close(file)
-            keeper = Keeper(self.news_write)
-            job = receive_job(channel)
-            if job is not None:
-                spec, folder, exit_file = job
-                keeper.keep(spec, folder, ExitFile(f"{folder}/exit.json", exit_file))
+            keep_jobs(channel, Keeper(self.news_write))
             exit_code = 0
         except BaseException:
             import traceback
@@ -304,10 +280,10 @@ class Server:
                 pid, _ = os.waitpid(-1, os.WNOHANG)
                 if pid == 0:
                     return
-                self.children.discard(pid)
-                if self.spare is not None and self.spare.pid == pid:
-                    self.spare.dismiss()
-                    self.spare = None
+                keeper = self.busy.pop(pid, None) or next((one for one in self.idle if one.pid == pid), None)
+                if keeper is not None:
+                    keeper.close()
+                    self.idle = [one for one in self.idle if one is not keeper]
 
     @staticmethod
     def _drain(file: int) -> None:

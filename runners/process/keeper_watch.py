@@ -34,7 +34,7 @@ class KeeperWatch:
         self._thread: threading.Thread | None = None
 
     def is_watched(self, uuid: str) -> bool:
-        """Return whether the keeper of a job is watched, which means that it is alive."""
+        """Return whether the keeper of a job is watched, and so alive. It may have another job by now."""
         return uuid in self._processes
 
     def add(self, uuid: str, pid: int, start_time: int) -> None:
@@ -60,7 +60,10 @@ class KeeperWatch:
                 self._thread.start()
 
     def signal(self, uuid: str, signal_number: int) -> bool:
-        """Signal the keeper of a job. Return False if it is not watched."""
+        """Signal the keeper of a job. Return False if it is not watched.
+
+        Must be called inside `job_files.holding_keeper`.
+        """
         with self._lock:
             process = self._processes.get(uuid)
             if process is None:

@@ -52,6 +52,13 @@ class LogPipe:
         if secrets:
             self._masker = Masker(secrets)
 
+    def close(self) -> None:
+        """Close the pipe and the log. The write end must have been closed."""
+        os.close(self.read_end)
+        os.close(self._file)
+        if self._times is not None:
+            self._times.close()
+
     def copy(self, max_chunks: int = 16) -> bool:
         """Copy some of what is in the pipe. Return False at its end, when no process can write to it any more."""
         for _ in range(max_chunks):

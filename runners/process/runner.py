@@ -46,6 +46,7 @@ from runners.common.trees import open_to_owner, removing_tree, size_of
 from runners.process import attempts
 from runners.process.builds import Artifact, build
 from runners.process.environment import account_json, inherited_variables, job_account, temporary_folder
+from runners.process.job_files import holding_keeper
 from runners.process.keeper_client import KeeperClient
 from runners.process.keeper_watch import KeeperWatch
 from runners.process.linux import BOOT_ID_PATH, process_stat
@@ -167,7 +168,7 @@ class ProcessRunner(Runner):
         if boot_id != self.boot_id:
             return
         try:
-            if not self._runs(uuid) or self._keepers.signal(uuid, FORCE if force else TERM) or not self._runs(uuid):
+            if not self._runs(uuid) or self._signal(uuid, FORCE if force else TERM) or not self._runs(uuid):
                 return
         except OSError as error:
             raise RunnerUnavailable(f"the job's keeper cannot be looked up: {error.strerror}") from error
@@ -205,10 +206,15 @@ class ProcessRunner(Runner):
         while self._runs(uuid):  # a keeper that has written `exit.json` ends by itself
             if time.monotonic() > deadline:
                 raise RunnerUnavailable("the job's processes do not end")
-            self._keepers.signal(uuid, FORCE)
+            self._signal(uuid, FORCE)
             time.sleep(0.01)
         if self._exit(uuid) is None:
             kill_marked(uuid)
+
+    def _signal(self, uuid: str, number: int) -> bool:
+        """Signal the keeper of a job. Return False if the job has ended, or if its keeper is not watched."""
+        with holding_keeper(str(self._job_folder(uuid) / "exit.json")) as has_job:
+            return has_job and self._keepers.signal(uuid, number)
 
     def prevent_start(self, uuid: str) -> str | None:
         """Prevent a start, as `Runner.prevent_start` does.
@@ -244,7 +250,7 @@ class ProcessRunner(Runner):
     def _on_news(self, event: str, uuid: str) -> None:
         """React to news of the keeper server. Called in a thread of its own.
 
-        If a job has ended, its keeper is no longer watched, because it only has to exit.
+        If a job has ended, its keeper is no longer watched, because it may have another job.
         """
         self._begun_at.pop(uuid, None)
         self._running.pop(uuid, None)
@@ -261,13 +267,13 @@ class ProcessRunner(Runner):
             return running
         if self._has_just_begun(uuid):
             return Pending()
-        if not self._keepers.is_watched(uuid):
-            if self._exit(uuid):
-                return self._end(uuid)
-            if not self._has_keeper(uuid):
-                if self._exit(uuid) is None:  # the keeper may have written it in between
-                    kill_marked(uuid)
-                return self._end(uuid)
+        if self._exit(uuid):
+            self._keepers.remove(uuid)
+            return self._end(uuid)
+        if not self._has_keeper(uuid):
+            if self._exit(uuid) is None:  # the keeper may have written it in between
+                kill_marked(uuid)
+            return self._end(uuid)
         if uuid not in self._started:
             if not (self._job_folder(uuid) / "started").exists():
                 return Pending()
@@ -306,7 +312,7 @@ class ProcessRunner(Runner):
         return self._exit(uuid) is None and self._has_keeper(uuid)
 
     def _has_keeper(self, uuid: str) -> bool:
-        """Return whether the job's keeper is alive. If so, watch it from now on. Raises OSError."""
+        """Return whether the keeper of a job without an exit is alive. If so, watch it from now on. Raises OSError."""
         if self._keepers.is_watched(uuid):
             return True
         if not attempts.is_locked(str(self._job_folder(uuid) / "attempt")):

@@ -37,6 +37,20 @@ class Supervisor:
 
     def __init__(self, log_pipe: LogPipe | None = None, lifeline: int | None = None) -> None:
         """`log_pipe` is copied while waiting. The command is killed when the descriptor `lifeline` reaches its end."""
+        self._lifeline = lifeline
+        self.reset(log_pipe)
+        self._wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
+        signal.signal(TERM, self._on_term)
+        signal.signal(FORCE, self._on_force)
+        signal.signal(signal.SIGCHLD, lambda signal_number, frame: None)
+        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
+        signal.pthread_sigmask(signal.SIG_UNBLOCK, (TERM, FORCE, signal.SIGCHLD))
+        prctl(PR_SET_CHILD_SUBREAPER, 1)
+
+    def reset(self, log_pipe: LogPipe | None) -> None:
+        """Forget the last command, and every request to end it that has arrived. Its processes must have ended."""
+        self._log_pipe = log_pipe
+        signal.pthread_sigmask(signal.SIG_BLOCK, ())  # runs the handlers of the signals that have arrived
         self.grace = 0.0
         """Seconds between TERM and KILL."""
         self.is_stopping = False
@@ -51,8 +65,6 @@ class Supervisor:
         """Called with `unkillable` whenever that has grown."""
         self.max_rss, self.cpu_seconds = 0, 0.0
         """Largest resident memory in bytes, and CPU time, of all processes that the latest `wait` has reaped."""
-        self._log_pipe = log_pipe
-        self._lifeline = lifeline
         self._term_sent = False
         self._stragglers_signalled = False
         self._signalled: set[tuple[int, int]] = set()
@@ -61,13 +73,6 @@ class Supervisor:
         self._settled_at: float | None = None
         self._callback: Callable[[], None] | None = None
         self._callback_at: float | None = None
-        self._wakeup_read, wakeup_write = os.pipe2(os.O_NONBLOCK | os.O_CLOEXEC)
-        signal.signal(TERM, self._on_term)
-        signal.signal(FORCE, self._on_force)
-        signal.signal(signal.SIGCHLD, lambda signal_number, frame: None)
-        signal.set_wakeup_fd(wakeup_write, warn_on_full_buffer=False)
-        signal.pthread_sigmask(signal.SIG_UNBLOCK, (TERM, FORCE, signal.SIGCHLD))
-        prctl(PR_SET_CHILD_SUBREAPER, 1)
 
     def call_after(self, seconds: float, callback: Callable[[], None]) -> None:
         """Call `callback` once `wait` has lasted that long from now; never, if `wait` returns earlier."""

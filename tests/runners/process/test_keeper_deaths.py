@@ -88,8 +88,8 @@ def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: boo
     if pid == 0:
         try:
             owner, _, name = name.rpartition(".")
-            spare = keeper_server.SpareKeeper
-            targets = {"os": os, "SpareKeeper": spare, "attempts": attempts, "keeper_server": keeper_server}
+            keeper_process = keeper_server.KeeperProcess
+            targets = {"os": os, "KeeperProcess": keeper_process, "attempts": attempts, "keeper_server": keeper_server}
             if not has_links:
                 os.link = failing(errno.EPERM)
             call = getattr(targets[owner], name)
@@ -116,7 +116,7 @@ DEATHS = [
     "os.pwrite",
     "os.unlink 2",
     "keeper_server.replace_file",
-    "SpareKeeper.give_job",
+    "KeeperProcess.give_job",
 ]
 
 
@@ -141,7 +141,7 @@ class TestDeathInStart:
         assert is_lost(process, handle)
         assert not (Path(spec.folder) / "outputs").exists()
 
-    @pytest.mark.parametrize("at", ["os.pwrite", "os.unlink 2", "SpareKeeper.give_job"])
+    @pytest.mark.parametrize("at", ["os.pwrite", "os.unlink 2", "KeeperProcess.give_job"])
     def test_job_whose_second_keeper_was_killed_is_lost(
         self, process: ProcessHarness, at: str, has_links: bool
     ) -> None:
@@ -179,7 +179,7 @@ class TestAttempt:
     @pytest.mark.parametrize("content", ["", "boot-id-of-another-boot"])
     def test_possibly_taken_job_is_not_started_again(self, process: ProcessHarness, content: str) -> None:
         spec = process.printing_job("x")
-        die_in_start(process, spec, "SpareKeeper.give_job")
+        die_in_start(process, spec, "KeeperProcess.give_job")
         (process.data / "process" / "jobs" / spec.uuid / "attempt").write_text(content)
         handle = process.runner.start(spec, None)
         assert process.runner.prevent_start(spec.uuid) == handle
@@ -249,7 +249,7 @@ class TestAttempt:
         self, process: ProcessHarness, monkeypatch: pytest.MonkeyPatch
     ) -> None:
         spec = process.printing_job("x")
-        die_in_start(process, spec, "SpareKeeper.give_job")
+        die_in_start(process, spec, "KeeperProcess.give_job")
         real = os.pwrite
 
         def pwrite(file: int, data: bytes, offset: int) -> int:
