@@ -29,13 +29,14 @@ class Admission:
         self._context = context
         self._prepare = prepare
 
-    def free_slots(self, current: Capacity | None = None) -> dict[str, int]:
+    def free_slots(self) -> dict[str, int]:
         """Return the number of free slots of each runner that has queued jobs and free slots."""
         runners = queued_runners()
-        if not runners:
-            return {}
+        return self._free_slots(runners, capacity.read(self._context.settings)) if runners else {}
+
+    @staticmethod
+    def _free_slots(runners: Sequence[str], current: Capacity) -> dict[str, int]:
         taken = slots_taken()
-        current = current or capacity.read(self._context.settings)
         free = {name: current.slots_of(name) - taken[name] for name in runners}
         return {name: number for name, number in free.items() if number > 0}
 
@@ -44,8 +45,11 @@ class Admission:
 
         Called inside a transaction.
         """
+        runners = queued_runners()
+        if not runners:
+            return []
         current = capacity.read(self._context.settings)
-        free_slots = self.free_slots(current)
+        free_slots = self._free_slots(runners, current)
         limit = QUEUE_SCAN_ROWS if current.assigns_gpus else None
         heads = [_QUEUE(name, limit or free) for name, free in free_slots.items()]
         queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)

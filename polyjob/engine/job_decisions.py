@@ -25,6 +25,7 @@ from polyjob.engine.job_calls import (
     StopJob,
 )
 from polyjob.engine.job_memory import JobMemory
+from polyjob.engine.job_writes import Begin
 from polyjob.engine.now import Now
 from polyjob.engine.prepare import waits_for_build
 from polyjob.engine.writes import NOTHING, Decision, Write
@@ -133,9 +134,10 @@ def _decide_withdrawing(job: Job, memory: JobMemory, backend: BackendState, now:
 
 
 def _decide_running(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
-    writes, end = _news(job, memory, backend.runner)
-    if end is not None:
-        return _decide_ended(job, memory, backend.runner, tools, writes, end)
+    news = _news(job, memory, backend.runner)
+    if news.end is not None:
+        return _decide_ended(job, memory, backend.runner, tools, news, news.end)
+    writes = [*news.writes, *_begin_writes(job, news)]
     if _is_overdue(job, now, tools.context.settings):
         return Decision([*writes, job_writes.timeout_write(job, tools.context.clock)])
     call = _log_fetch(job, memory, backend.runner, now, tools)
@@ -144,23 +146,22 @@ def _decide_running(job: Job, memory: JobMemory, backend: BackendState, now: Now
 
 def _decide_stopping(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
     """Send TERM, and KILL after the grace period. Only the runner's report that nothing is left ends the job."""
-    writes, end = _news(job, memory, backend.runner)
-    if end is not None:
-        return _decide_ended(job, memory, backend.runner, tools, writes, end)
+    news = _news(job, memory, backend.runner)
+    if news.end is not None:
+        return _decide_ended(job, memory, backend.runner, tools, news, news.end)
+    writes = [*news.writes, *_begin_writes(job, news)]
     return Decision(writes, _stop(job, memory, backend.runner, now, tools))
 
 
-def _decide_ended(
-    job: Job, memory: JobMemory, runner: Runner, tools: JobTools, writes: list[Write], end: Exit
-) -> Decision:
+def _decide_ended(job: Job, memory: JobMemory, runner: Runner, tools: JobTools, news: _News, end: Exit) -> Decision:
     """Begin the end of a job in the pass that records its exit. If there is nothing to store, it ends in this pass."""
-    writes = [*writes, job_writes.exit_write(job, end)]
+    handle = _handle(job, memory)
+    if memory.call is None and memory.has_left_nothing and not _is_cleared_first(job, runner, end):
+        writes = [*news.writes, job_writes.end_write(job, memory, end, news.begin)]
+        return Decision(writes, ClearJob(job.runner, handle, tools), needs_commit=True)
+    writes = [*news.writes, *_begin_writes(job, news), job_writes.exit_write(job, end)]
     if memory.call is not None:  # a call for the running job has not returned
         return Decision(writes)
-    handle = _handle(job, memory)
-    if memory.has_left_nothing and not _is_cleared_first(job, runner, end):
-        writes.append(job_writes.terminal_write(job, memory))
-        return Decision(writes, ClearJob(job.runner, handle, tools), needs_commit=True)
     return Decision(writes, _finish(job, memory, runner, tools, handle, end), needs_commit=True)
 
 
@@ -202,22 +203,43 @@ def _is_cleared_first(job: Job, runner: Runner, end: Exit) -> bool:
     return not runner.is_local or end.reason is Reason.LOST or job.deleted_at is not None
 
 
-def _news(job: Job, memory: JobMemory, runner: Runner) -> tuple[list[Write], Exit | None]:
-    """Return the writes that the backend's report asks for, and the exit if it says that the job has ended."""
+@dataclass(frozen=True)
+class _News:
+    """The changes that the backend's report on a job asks for."""
+
+    writes: list[Write]
+    """Of the log and the notes."""
+    handle: str | None
+    """The handle, if it has to be written."""
+    begin: Begin | None
+    """Set if the status `running` has to be written."""
+    end: Exit | None
+    """Set if the job has ended."""
+
+
+def _news(job: Job, memory: JobMemory, runner: Runner) -> _News:
     state = memory.observation.state
     writes = job_writes.log_position_writes(job, memory.log.position)
+    handle = None
     if job.handle is None and not (runner.is_local and isinstance(state, Pending | None)):
         # A local runner reports a state in the same pass or the next: handle and state are committed together.
-        writes.insert(0, job_writes.handle_write(job, _handle(job, memory)))
+        handle = _handle(job, memory)
     if state is None:
-        return writes, None
+        return _News(writes, handle, None, None)
     if isinstance(state, Pending | Running):
         writes += job_writes.runner_note_writes(job, state.note)
+    begin = None
     if _has_begun(state) and job.status is not Status.RUNNING:
         assert isinstance(state, Running | Exited)
-        message = state.note if isinstance(state, Running) else None
-        writes.append(job_writes.running_write(job, state.node, message))
-    return writes, _exit_of(state)
+        begin = Begin(state.node, state.note if isinstance(state, Running) else None, handle)
+    return _News(writes, handle, begin, _exit_of(state))
+
+
+def _begin_writes(job: Job, news: _News) -> list[Write]:
+    """Return the write of the handle and of the status `running`: one, if both are news."""
+    if news.begin is not None:
+        return [job_writes.running_write(job, news.begin)]
+    return [job_writes.handle_write(job, news.handle)] if news.handle else []
 
 
 def _has_begun(state: State) -> bool:

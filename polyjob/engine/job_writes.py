@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import logging
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
+from typing import Any
 
 from polyjob.clock import Clock
 from polyjob.db.database import database
@@ -24,6 +26,17 @@ from polyjob.statuses import Status
 from runners.base import Exit
 
 log = logging.getLogger("polyjob.engine")
+
+
+@dataclass(frozen=True)
+class Begin:
+    """The begin of a job, as the row gets it."""
+
+    node: str | None = None
+    message: str | None = None
+    handle: str | None = None
+    """None if the row has it."""
+
 
 NOTE_KINDS = {"log": "log", "outputs": MISSING_OUTPUTS_NOTE}
 """`log` or `outputs` → the kind of the note that it could not be fetched."""
@@ -62,13 +75,17 @@ def handle_write(job: Job, handle: str) -> Write:
     return Write("handle", lambda: update(Job, job.id, {"handle": handle}))
 
 
-def running_write(job: Job, node: str | None, message: str | None) -> Write:
-    return Write("running", lambda: _on_current_row(job.id, lambda row: record_running(row, node, message)))
+def running_write(job: Job, begin: Begin) -> Write:
+    return Write("running", lambda: _on_current_row(job.id, lambda row: record_running(row, begin)))
 
 
-def record_running(job: Job, node: str | None, message: str | None) -> None:
-    if transition(job, Status.RUNNING, message=message, node=job.node or node):
+def record_running(job: Job, begin: Begin) -> None:
+    """Record that the command of a job has started, unless that is recorded."""
+    columns: dict[str, Any] = {"handle": begin.handle} if begin.handle else {}
+    if transition(job, Status.RUNNING, message=begin.message, node=job.node or begin.node, **columns):
         outbox.record_start(job)
+    elif columns:
+        update(Job, job.id, columns)
 
 
 def unstarted_write(job_id: int) -> Write:
@@ -126,21 +143,29 @@ def start_failed_write(job_id: int, end: Exit) -> Write:
 
 
 def terminal_write(job: Job, memory: JobMemory) -> Write:
+    """Write the terminal status of a job whose exit is recorded."""
     return Write("terminal", lambda: record_terminal_status(job.id, memory))
 
 
-def record_terminal_status(job_id: int, memory: JobMemory) -> None:
-    """Write the terminal status of a job whose exit is recorded, in this transaction or before."""
+def end_write(job: Job, memory: JobMemory, end: Exit, begin: Begin | None) -> Write:
+    """Record the exit of a job together with its terminal status and, if it is not recorded, its begin."""
+    return Write("terminal", lambda: record_terminal_status(job.id, memory, end, begin))
+
+
+def record_terminal_status(job_id: int, memory: JobMemory, end: Exit | None = None, begin: Begin | None = None) -> None:
     job = BY_ID.first(job_id)
     if job is None or job.status.is_done:
         return
+    columns: dict[str, Any] = {}
+    if job.exit is None and end is not None:
+        if begin is not None:
+            record_running(job, begin)
+        columns = {"exit": end.to_json(), "exit_code": end.code}
+        job.exit, job.exit_code = columns["exit"], end.code
     status, message, details = outcome(job)
-    notes = _notes_at_end(job, memory)
-    if notes != job.notes:
-        update_columns(job, notes=notes)
     if status is Status.SUCCEEDED and job.status is not Status.RUNNING:
-        record_running(job, None, None)
-    end_job(job, status, message=message, details=details)
+        record_running(job, Begin())
+    end_job(job, status, message=message, details=details, notes=_notes_at_end(job, memory), **columns)
 
 
 def _notes_at_end(job: Job, memory: JobMemory) -> Notes | None:

@@ -12,7 +12,7 @@ import logging
 from collections.abc import Callable, Sequence
 
 from polyjob.crash_points import crash_point
-from polyjob.db.database import write
+from polyjob.db.database import database, write
 from polyjob.db.models import DELETED, LIVE_BUILDS, Build, Job, Project
 from polyjob.db.prepared import Prepared
 from polyjob.engine.admission import Admission
@@ -27,11 +27,14 @@ from polyjob.engine.orphans import OrphanRemoval
 from polyjob.engine.removal import Removal
 from polyjob.engine.schedules import Schedules
 from polyjob.engine.writes import Decision, Write
-from polyjob.services.job_queue import queued_runners
 from runners.base import Runner
 
 _DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
 _LIVE_BUILDS = Prepared(lambda: Build.select().where(LIVE_BUILDS).order_by(Build.id))
+_HAS_BUILDS_OR_DELETED_ROWS = (
+    f"SELECT EXISTS (SELECT 1 FROM build WHERE {LIVE_BUILDS.sql}), EXISTS (SELECT 1 FROM job WHERE {DELETED.sql})"
+    f" OR EXISTS (SELECT 1 FROM build WHERE {DELETED.sql}) OR EXISTS (SELECT 1 FROM project WHERE {DELETED.sql})"
+)
 
 log = logging.getLogger("polyjob.engine")
 
@@ -59,15 +62,18 @@ class Engine:
         results = [(result.call.key, result.call.on_done(result)) for result in self.context.calls.take()]
         after_calls = {key: Decision([write]) for key, write in results if write is not None}
         decided = after_calls.keys()
+        has_builds, has_deleted_rows = database.execute_sql(_HAS_BUILDS_OR_DELETED_ROWS).fetchone()
         decisions = [
             *after_calls.values(),
-            *self.builds.decisions(_LIVE_BUILDS(), decided),
+            *self.builds.decisions(_LIVE_BUILDS() if has_builds else (), decided),
             *self.jobs.decisions(decided),
         ]
-        self.removal.submit_calls(decided)
+        if has_deleted_rows:
+            self.removal.submit_calls(decided)
+            decisions += [Decision([write]) for write in self._project_removals()]
         self.orphans.submit_calls()
         timed = (*self.cleanup.writes(), *self.delays.writes(), *self.schedules.writes())
-        decisions += [Decision([write]) for write in (*timed, *self._project_removals())]
+        decisions += [Decision([write]) for write in timed]
         is_anything_committed, claimed = self._carry_out(decisions)
         if claimed:  # the intent to start them is committed, so they start at once
             self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)
@@ -97,7 +103,7 @@ class Engine:
         with_writes = [decision for decision in decisions if decision.writes]
         failed: list[Decision] = []
         claimed: list[Job] = []
-        may_claim = may_claim and (bool(queued_runners()) if with_writes else bool(self.admission.free_slots()))
+        may_claim = may_claim and (bool(with_writes) or bool(self.admission.free_slots()))
         if with_writes or may_claim:
             try:
                 claimed = self._commit_together(with_writes, may_claim)

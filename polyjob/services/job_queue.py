@@ -42,7 +42,11 @@ _POSITIONS = (
     "SELECT id, position FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY runner ORDER BY id) AS position FROM job"
     f" WHERE {QUEUED.sql}) WHERE id IN (SELECT value FROM json_each(?))"
 )
-_NEXT_RUNNER = f"SELECT MIN(runner) FROM job WHERE {QUEUED.sql} AND runner > ?"
+_RUNNERS = (
+    f"WITH RECURSIVE queued (runner) AS (SELECT MIN(runner) FROM job WHERE {QUEUED.sql} UNION ALL"
+    f" SELECT (SELECT MIN(runner) FROM job WHERE {QUEUED.sql} AND job.runner > queued.runner) FROM queued"
+    " WHERE queued.runner IS NOT NULL) SELECT runner FROM queued WHERE runner IS NOT NULL"
+)
 
 
 @dataclass(frozen=True)
@@ -90,10 +94,7 @@ def positions_of(job_ids: Collection[int]) -> dict[int, int]:
 
 def queued_runners() -> list[str]:
     """Return the runners of the queued jobs. Reads one row for each of them, however long the queues are."""
-    runners: list[str] = []
-    while name := database.execute_sql(_NEXT_RUNNER, (runners[-1] if runners else "",)).fetchone()[0]:
-        runners.append(name)
-    return runners
+    return [name for (name,) in database.execute_sql(_RUNNERS)]
 
 
 def slots_taken() -> Counter[str]:

@@ -7,10 +7,10 @@ from __future__ import annotations
 
 import datetime
 import uuid
+from collections.abc import Mapping
 from typing import Any
 
-from polyjob.clock import from_microseconds, now
-from polyjob.db.database import database
+from polyjob.clock import now
 from polyjob.db.models import Build, BuildStatus, Job, JobStatus
 from polyjob.db.prepared import Prepared, insert, update
 from polyjob.services.notes import lasting_notes, with_note
@@ -45,10 +45,10 @@ def transition(
     """
     if not may_follow(status, run.status, managed=bool(run.is_managed)):
         return None
-    moment = _next_time(run)
+    moment = max(now(), run.updated_at + _MICROSECOND)  # every status sets `updated_at`, and nothing sets it back
     columns |= {"status": status, "updated_at": moment} | _date_columns(run, status, moment)
     if status.is_done:
-        columns |= _lasting_notes_column(run)
+        columns |= _lasting_notes_column(run, columns)
     if not _write_columns(run, columns, status=run.status):
         return None
     if message is not None and len(message) > MAX_MESSAGE_LENGTH:
@@ -100,18 +100,13 @@ def _write_columns(run: Job | Build, columns: dict[str, Any], **expected: Any) -
     return True
 
 
-def _next_time(run: Job | Build) -> datetime.datetime:
-    owner = "job" if isinstance(run, Job) else "build"
-    sql = f"SELECT MAX(created_at) FROM {owner}_status WHERE {owner}_id = ?"
-    last = database.execute_sql(sql, (run.id,)).fetchone()[0]
-    return max(now(), from_microseconds(last) + _MICROSECOND) if last else now()
-
-
-def _lasting_notes_column(run: Job | Build) -> dict[str, Any]:
+def _lasting_notes_column(run: Job | Build, columns: Mapping[str, Any]) -> dict[str, Any]:
     """Return the column `notes` without transient notes, if that changes it.
 
-    Reads the row again, because another writer may have added notes since.
+    Reads the row again, because another writer may have added notes since, unless `columns` has new notes.
     """
+    if "notes" in columns:
+        return {"notes": lasting_notes(columns["notes"])}
     row = (_JOB_NOTES if isinstance(run, Job) else _BUILD_NOTES).first(run.id)
     if row is None or lasting_notes(row.notes) == row.notes:
         return {}

@@ -66,10 +66,10 @@ def test_write_that_cannot_be_committed_holds_up_no_other(world, monkeypatch):
     bad, good = world.submit(seconds=1), world.submit(seconds=1)
     record = job_writes.record_running
 
-    def refuse(job, node, message):
+    def refuse(job, begin):
         if job.id == bad.id:
             raise ValueError("this row is refused")
-        record(job, node, message)
+        record(job, begin)
 
     monkeypatch.setattr(job_writes, "record_running", refuse)
     for _ in range(6):
@@ -85,7 +85,7 @@ def test_status_running_is_written_after_a_rollback(world):
     job = world.submit(seconds=1)
     with write("test"):
         transition(world.read(job), Status.SCHEDULED)
-    running = job_writes.running_write(world.read(job), "node", None)
+    running = job_writes.running_write(world.read(job), job_writes.Begin("node"))
     with pytest.raises(ValueError, match="other job"), write("test"):
         running.apply()
         raise ValueError("refused write of the other job")

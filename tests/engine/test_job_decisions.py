@@ -172,7 +172,7 @@ def test_every_row_and_memory_have_a_phase():
         (STARTED, seen(Exited(EXIT)), ["running", "exit"], FinishJob),
         (STARTED, seen(Exited(Exit(Reason.IMAGE))), ["exit"], FinishJob),
         (RUNNING, seen(Missing()), ["exit"], FinishJob),
-        (ATTEMPTED, seen(Exited(EXIT), handle="h"), ["handle", "running", "exit"], FinishJob),
+        (ATTEMPTED, seen(Exited(EXIT), handle="h"), ["running", "exit"], FinishJob),
         # Stop.
         (RUNNING | STOPPED, JobMemory(), [], StopJob),
         (RUNNING | STOPPED, BUSY, [], None),
@@ -196,8 +196,9 @@ def test_decision_on_a_remote_job(make_decision, columns, memory, writes, call):
 @pytest.mark.parametrize(
     ("columns", "memory", "writes", "call"),
     [
-        (RUNNING, seen(Exited(EXIT), has_left_nothing=True), ["exit", "terminal"], ClearJob),
-        (RUNNING | STOPPED, seen(Exited(EXIT), has_left_nothing=True), ["exit", "terminal"], ClearJob),
+        (RUNNING, seen(Exited(EXIT), has_left_nothing=True), ["terminal"], ClearJob),
+        (ATTEMPTED, seen(Exited(EXIT), handle="h", has_left_nothing=True), ["terminal"], ClearJob),
+        (RUNNING | STOPPED, seen(Exited(EXIT), has_left_nothing=True), ["terminal"], ClearJob),
         (RUNNING, seen(Exited(EXIT), has_left_nothing=True, call="a call"), ["exit"], None),
         (RUNNING | {"deleted_at": EARLIER}, seen(Exited(EXIT), has_left_nothing=True), ["exit"], FinishJob),
         (RUNNING, seen(Missing(), has_left_nothing=True), ["exit"], FinishJob),
@@ -230,7 +231,7 @@ def test_only_ended_local_jobs_are_cleared_after_their_status(make_decision, run
 
 @pytest.mark.parametrize(
     ("state", "writes"),
-    [(None, []), (Pending(), []), (Running(), ["handle", "running"]), (Missing(), ["handle", "exit"])],
+    [(None, []), (Pending(), []), (Running(), ["running"]), (Missing(), ["handle", "exit"])],
 )
 def test_local_handle_is_committed_with_the_first_state(make_decision, state, writes):
     decision = make_decision(ATTEMPTED, seen(state, handle="h", log=just_fetched()), Local())

@@ -102,7 +102,7 @@ def test_job_without_files_needs_two_commits(world, monkeypatch):
 def test_failed_pass_leaves_the_database_usable(world, monkeypatch):
     job = world.submit()
     with monkeypatch.context() as patch:
-        patch.setattr("polyjob.engine.reconciler.queued_runners", lambda: 1 / 0)
+        patch.setattr(world.engine.jobs.clearing, "submit_calls", lambda: 1 / 0)
         with pytest.raises(ZeroDivisionError):
             world.engine.run_pass()
     assert database.transaction_depth() == 0
