@@ -10,6 +10,7 @@ from pathlib import Path
 from polyjob.setting_values import SlotsByRunner
 from polyjob.settings import SettingError, Settings
 from runners.registry import RUNNERS, UnusableRunner, check_entry_points, runner_class, runner_names
+from runners.volumes import Volume
 
 MIN_SQLITE_VERSION = (3, 37, 0)
 LOG_LEVELS = ("debug", "info", "warning", "error")
@@ -41,22 +42,33 @@ def check_settings(settings: Settings) -> None:
 
 
 def _check_volumes(settings: Settings) -> None:
-    """Check that no volume gives jobs the server's own files, or those of all jobs."""
-    data_dir = settings.data_dir.resolve()
+    """Check that no volume gives jobs files that the administrator did not mean."""
     for volume in settings.volumes:
-        if volume.is_claim:
-            if volume.source == settings.kubernetes.claim:
-                raise SettingError(
-                    f"the volume `{volume.name}` of POLYJOB_VOLUMES cannot be the claim of POLYJOB_KUBE_CLAIM, which "
-                    "has the files of all jobs"
-                )
-            continue
-        folder = Path(volume.source).resolve()
-        if folder == data_dir or folder in data_dir.parents or data_dir in folder.parents:
-            raise SettingError(
-                f"the volume `{volume.name}` of POLYJOB_VOLUMES cannot be {volume.source}: it overlaps the data folder "
-                f"{settings.data_dir}, so jobs could read the tokens of all users"
-            )
+        reason = _claim_fault(volume, settings) if volume.is_claim else _folder_fault(volume, settings)
+        if reason:
+            raise SettingError(f"the volume `{volume.name}` of POLYJOB_VOLUMES cannot be {volume.source}: {reason}")
+
+
+def _claim_fault(volume: Volume, settings: Settings) -> str | None:
+    is_own = volume.source == settings.kubernetes.claim
+    return "it is the claim of POLYJOB_KUBE_CLAIM, which has the files of all jobs" if is_own else None
+
+
+def _folder_fault(volume: Volume, settings: Settings) -> str | None:
+    folder, data_dir = Path(volume.source), settings.data_dir
+    if _is_below(folder, data_dir) or _is_below(data_dir, folder):
+        return f"it overlaps the data folder {data_dir}, so jobs could read the tokens of all users"
+    others = [other for other in settings.volumes if not (other.is_claim or other.is_read_only)]
+    for other in others:
+        if other.source != volume.source and _is_below(folder, Path(other.source)):
+            return f"it is in the read-write volume `{other.name}`, so a job could replace it by a link to any folder"
+    return None
+
+
+def _is_below(path: Path, folder: Path) -> bool:
+    """Return whether a path is a folder or in it, as written or with links followed."""
+    paths, folders = (path, path.resolve()), {folder, folder.resolve()}
+    return any(folders & {one, *one.parents} for one in paths)
 
 
 def _check_runners(settings: Settings) -> None:

@@ -37,8 +37,20 @@ def test_volume_that_overlaps_the_data_folder_is_refused(settings, tmp_path, fol
     check_settings(dataclasses.replace(settings, volumes=read_volumes(f"data={settings.data_dir}-2:ro")))
 
 
+@pytest.mark.parametrize("access", ["ro", "rw"])
+@pytest.mark.parametrize("folder", ["models/sub", "link"])
+def test_volume_in_a_read_write_volume_is_refused(settings, tmp_path, folder, access):
+    (tmp_path / "models/sub").mkdir(parents=True)
+    (tmp_path / "link").symlink_to("models/sub")
+    data, models = f"data={tmp_path}/{folder}:{access}", f"models={tmp_path}/models"
+    with pytest.raises(SettingError, match=r"the volume `data` .* is in the read-write volume `models`"):
+        check_settings(dataclasses.replace(settings, volumes=read_volumes(f"{data} {models}:rw")))
+    both = f"{models}:rw read={tmp_path}/models:ro"
+    check_settings(dataclasses.replace(settings, volumes=read_volumes(both)))
+
+
 def test_claim_with_the_files_of_all_jobs_is_no_volume(settings):
     offered = dataclasses.replace(settings, volumes=read_volumes("data=claim:jobs:ro"))
     check_settings(offered)
-    with pytest.raises(SettingError, match="cannot be the claim of POLYJOB_KUBE_CLAIM"):
+    with pytest.raises(SettingError, match="it is the claim of POLYJOB_KUBE_CLAIM"):
         check_settings(dataclasses.replace(offered, kubernetes=Options(claim="jobs")))
