@@ -162,8 +162,11 @@ class SoakRun:
         """Submit the jobs that wait for a job, and those that wait for these."""
         submitted = []
         for condition, follower in planned.followers:
-            after = {"after": [{"job": job["id"], "on": condition}]}
-            accepted = self._submit(follower, after)
+            fields: dict[str, Any] = {"after": [{"job": job["id"], "on": condition}]}
+            if follower.reads_outputs:
+                environment = follower.config.get("environment", {}) | {"outputs": {"jobs": [job["id"]]}}
+                fields["config"] = follower.config | {"environment": environment}
+            accepted = self._submit(follower, fields)
             submitted.append(Submitted(follower, accepted, self._submit_followers(follower, accepted)))
         return submitted
 

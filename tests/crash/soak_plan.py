@@ -21,6 +21,8 @@ MAX_CRON_SCHEDULES = {"fake": 40, "process": 40, "docker": 10}
 """Schedules that fire every minute. A short run has fewer."""
 FOLLOWED_PART = 0.3
 """The part of the jobs for which other jobs wait."""
+KEPT = (("file", b"kept", 4),)
+"""The outputs of some jobs; see `PlannedJob.files`."""
 OUTPUTS = "$POLYAXON_RUN_OUTPUTS_PATH"
 
 
@@ -48,6 +50,8 @@ class PlannedJob:
     """The expected result of each later attempt."""
     followers: tuple[tuple[str, PlannedJob], ...] = ()
     """Jobs that wait for the end of this one: condition, and their expected result."""
+    reads_outputs: bool = False
+    """Whether it reads the outputs of the job that it waits for."""
 
     @property
     def end(self) -> str:
@@ -97,7 +101,7 @@ class SoakPlan:
         count = self._random.randint(2, 15)
         cmd = f"for i in $(seq {count}); do echo $i; sleep 0.2; done; printf kept > {OUTPUTS}/file"
         log = b"".join(b"%d\n" % number for number in range(1, count + 1))
-        return self._planned_job(cmd, log=log, files=(("file", b"kept", 4),), seconds=count * 0.2, **fields)
+        return self._planned_job(cmd, log=log, files=KEPT, seconds=count * 0.2, **fields)
 
     def loud(self, **fields: Any) -> PlannedJob:
         count = self._random.randint(1000, 300_000)
@@ -138,7 +142,7 @@ class SoakPlan:
     def cloned(self, **fields: Any) -> PlannedJob:
         then = 0.0, self._random.choice(["restart", "copy", "resume"])
         cmd = f"printf kept > {OUTPUTS}/file; echo again"
-        return self._planned_job(cmd, log=b"again\n", files=(("file", b"kept", 4),), then=then, **fields)
+        return self._planned_job(cmd, log=b"again\n", files=KEPT, then=then, **fields)
 
     def built(self, **fields: Any) -> PlannedJob:
         step = f"echo {self._random.randint(1, 6)} > /made"
@@ -152,6 +156,12 @@ class SoakPlan:
     def scheduled(self, **fields: Any) -> PlannedJob:
         """A schedule that fires once."""
         return self.fast(fires_after=self._random.uniform(2, 6), **fields)
+
+    def reading(self, **fields: Any) -> PlannedJob:
+        """A job that reads the outputs of another one. It finds them in a folder of its own, not among its outputs."""
+        cmd = "cat $POLYJOB_INPUTS_PATH/*/file; echo read"
+        log = b"keptread\n" if self.runner != "fake" else b"read\n"
+        return self._planned_job(cmd, log=log, reads_outputs=True, **fields)
 
     def retried(self, **fields: Any) -> PlannedJob:
         """A job that fails several times. Each attempt begins with the outputs of the one before, and adds a file."""
@@ -181,7 +191,8 @@ class SoakPlan:
         followers = []
         while self._random.random() < FOLLOWED_PART:
             condition = self._random.choice(list(Condition))
-            follower = dataclasses.replace(self._make(self.fast, planned.at), kind=f"after {planned.kind}")
+            make = self.reading if planned.files == KEPT and self._random.random() < 0.5 else self.fast
+            follower = dataclasses.replace(self._make(make, planned.at), kind=f"after {planned.kind}")
             if not condition.is_met_by(Status(planned.end)):
                 status = Status.UPSTREAM_FAILED if planned.end in ("failed", "upstream_failed") else Status.SKIPPED
                 end = {"status": str(status), "reason": "dependency", "code": None, "log": b"", "runs": 0}
