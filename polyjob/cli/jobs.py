@@ -144,7 +144,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("volumes", ", ".join(volume_names(view["config"])) or None),
             ("build", view["build_job"]),
             ("original", f"{view['original']} ({view['cloning_strategy']})" if view["original"] else None),
-            ("after", ", ".join(f"{one['on']} of #{one['job']}" for one in view["after"]) or None),
+            ("after", ", ".join(map(_dependency, view["after"])) or None),
             ("retry", _retry_of(view)),
             ("backend", view["backend"] if view["is_managed"] else None),
             ("node", view["node_scheduled"]),
@@ -160,6 +160,11 @@ def show(job: str, project: str | None, is_json: bool) -> None:
 
         click.echo()
         click.echo(yaml.safe_dump(view["config"], sort_keys=False, allow_unicode=True).rstrip())
+
+
+def _dependency(one: dict[str, Any]) -> str:
+    text = f"{one['on']} of #{one['job']}"
+    return f"{text}, reads its outputs" if one["reads_outputs"] else text
 
 
 def _retry_of(view: dict[str, Any]) -> str | None:

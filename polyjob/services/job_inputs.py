@@ -53,12 +53,12 @@ def find(config: Mapping[str, Any] | None, after: Sequence[Requested], find_job:
     """Return the jobs whose outputs a new job reads, which are dependencies besides those in `after`.
 
     The new job waits until such a job has succeeded, unless that is done already or `after` has its own condition.
-    Raises Invalid for each job that does not exist, that the sender may not read, or that is listed twice, and if the
-    request cannot name jobs (`find_job` is None).
+    Raises Invalid for each job that does not exist, that the sender may not read, or that is listed twice, and if there
+    is no request that names jobs, only a schedule (`find_job` is None).
     """
     names = references(config)
     if names and find_job is None:
-        raise Invalid([Problem(POINTER, "Only a request that submits jobs can name jobs whose outputs they read.")])
+        raise Invalid([Problem(POINTER, "A job of a schedule cannot read outputs of other jobs.")])
     awaited = {one.job_id for one in after}
     found: list[Requested] = []
     problems: list[Problem] = []

@@ -56,7 +56,7 @@ class Store:
 
     def job_outputs(self, uuid: str, name: str) -> Path:
         """The tarball of the outputs of an earlier job that a job reads. It is an empty file if there are none."""
-        return self.job_folder(uuid) / "inputs" / f"{name}.tar.gz"
+        return self.job_folder(uuid) / "inputs" / f".{name}.tar.gz"
 
     def build_folder(self, uuid: str) -> Path:
         return self.data_dir / "builds" / uuid
@@ -330,11 +330,19 @@ class Store:
         Works and raises as `link_inputs`.
         """
         tarball, path = self._sealed_tarball(source), self.job_outputs(uuid, name)
-        self._make_folder(self.make_job_folder(uuid) / "inputs")
+        self._make_inputs_folder(uuid)
         if tarball is None:
             path.touch(0o600)
         else:
             self._link(tarball, path, keep_free)
+
+    def _make_inputs_folder(self, uuid: str) -> None:
+        """Create the folder of the outputs of earlier jobs. Accounts that can pass through the job's can list it."""
+        folder = self.make_job_folder(uuid) / "inputs"
+        with contextlib.suppress(FileExistsError):
+            folder.mkdir(mode=PRIVATE_MODE)
+        mode = stat.S_IMODE(folder.parent.stat().st_mode)
+        folder.chmod(mode | (mode & 0o111) << 2)
 
     def _sealed_tarball(self, uuid: str) -> Path | None:
         """Return the tarball of a job's sealed outputs; None if they are empty."""

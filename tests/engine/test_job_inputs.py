@@ -113,7 +113,7 @@ def test_clone_looks_the_jobs_up_again(world: World, specs: list[Any]) -> None:
     clone = cloning.clone(world.read(job), world.user, "restart", {}, world.settings, find_job=find_job)
     world.end(clone)
     assert [len(spec.job_outputs) for spec in specs[-2:]] == [1, 1]
-    with pytest.raises(Invalid, match="Only a request that submits jobs"):
+    with pytest.raises(Invalid, match="job of a schedule"):
         cloning.clone(world.read(job), world.user, "restart", {}, world.settings)
 
 

@@ -238,8 +238,10 @@ def test_waiting_job_names_the_jobs_before_it(client: FlaskClient, project: Proj
     job = make_job(project, is_held=True, has_dependencies=True)
     with write("test"):
         Dependency.create(job=job, upstream=first, condition="success")
+        Dependency.create(job=job, upstream=first, condition="end", is_met=True, folder="1")
     page = read(client, url(job))
     assert f"Waiting for #{first.id} to succeed." in page.text
+    assert page.text.count("reads its outputs") == 1
     assert url(first) in page.links
 
 

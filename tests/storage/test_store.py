@@ -391,6 +391,29 @@ def test_outputs_become_inputs_by_a_hard_link(store):
     assert not store.job_folder("c" * 32).exists()
 
 
+def test_outputs_of_earlier_jobs_are_linked_by_name(store):
+    fill(store)
+    store.link_job_outputs(JOB, OTHER, "6")
+    assert store.job_outputs(OTHER, "6").read_bytes() == b""
+    store.seal(JOB, "7", 0)
+    for _ in range(2):
+        store.link_job_outputs(JOB, OTHER, "7")
+        assert store.job_outputs(OTHER, "7").samefile(store.outputs(JOB).path)
+    assert not store.remove_empty_outputs(OTHER)
+    for _ in range(2):
+        for _ in store.remove_job_outputs_in_steps(OTHER):
+            pass
+        assert files(store.job_folder(OTHER)) == []
+    assert store.outputs(JOB).path.exists()
+
+
+@pytest.mark.parametrize(("mode", "expected"), [(0o711, 0o755), (0o700, 0o700)])
+def test_account_of_a_job_can_list_the_outputs_of_earlier_jobs(store, mode, expected):
+    store.make_job_folder(OTHER).chmod(mode)
+    store.link_job_outputs(JOB, OTHER, "7")
+    assert stat.S_IMODE(store.job_outputs(OTHER, "7").parent.stat().st_mode) == expected
+
+
 @pytest.mark.parametrize("number", [errno.EPERM, errno.EOPNOTSUPP, errno.ENOSYS, errno.EMLINK])
 def test_inputs_are_copied_without_hard_links(store, monkeypatch, number):
     def refuse(*_):
