@@ -7,6 +7,8 @@ import socket
 import time
 
 import pytest
+from gunicorn.config import Config
+from gunicorn.http.parser import RequestParser
 
 from polyjob import connections
 from polyjob.app import create_app
@@ -14,6 +16,7 @@ from polyjob.connections import (
     MAX_HEADER_BYTES,
     MAX_SMALL_BODY,
     BodyTooSlow,
+    Connection,
     Outbox,
     PacedUnreader,
     expects_continue,
@@ -117,6 +120,45 @@ def test_outbox_sends_texts_and_files_in_order_without_blocking(pair, tmp_path):
         while data := theirs.recv(1 << 20):
             received += data
     assert received == b"head" + (b"0123456789" * 100_000)[5:900_005] + b"tail"
+
+
+def test_outbox_sends_header_and_small_body_at_once(monkeypatch):
+    class Socket:
+        sent = []
+
+        def send(self, data):
+            self.sent.append(bytes(data))
+            return len(data)
+
+    outbox = Outbox(Socket())
+    for data in (b"header", b"body", b"x" * connections._MAX_JOINED_BYTES, b"end"):
+        outbox.sendall(data)
+    assert outbox.flush()
+    assert Socket.sent == [b"headerbody", b"x" * connections._MAX_JOINED_BYTES, b"end"]
+
+
+@pytest.mark.parametrize("allowed", ["", "*", "10.0.0.1"])
+@pytest.mark.parametrize("client", [("10.0.0.1", 5), ("10.0.0.2", 5), ""], ids=str)
+def test_proxies_are_trusted_as_gunicorn_trusts_them(pair, allowed, client):
+    config = Config()
+    config.set("forwarded_allow_ips", allowed)
+    head = b"GET / HTTP/1.1\r\nHost: a\r\nX-Forwarded-Proto: https\r\n\r\n"
+    own, original = (kind(config, iter([head]), client) for kind in (connections._Parser, RequestParser))
+    assert next(own).scheme == next(original).scheme
+
+
+@pytest.mark.parametrize(
+    ("length", "read", "is_dropped"), [(b"4", 4, True), (b"4", 3, False), (b"4", 0, False), (b"0", 0, True)]
+)
+def test_request_with_a_read_body_is_dropped_at_once(pair, length, read, is_dropped):
+    connection = Connection(Config(), pair[0], ("10.0.0.1", 5), ("10.0.0.2", 80))
+    connection.add(b"POST / HTTP/1.1\r\nHost: a\r\nContent-Length: " + length + b"\r\n\r\nbodyGET /next")
+    connection.hand_over()
+    next(connection.parser).body.read(read)
+    assert connection.drop_request() == is_dropped
+    assert (connection.parser.mesg is None) == is_dropped
+    if read == 4:
+        assert connection.next_request() == b"GET /next"
 
 
 def test_outbox_stops_at_a_truncated_file(pair, tmp_path):

@@ -45,7 +45,7 @@ class Request(flask.Request):
         limit = self.max_content_length
         return (
             self.environ.get(BODY_IS_LATE) is False
-            and "CONTENT_LENGTH" in self.environ
+            and self.environ.get("CONTENT_LENGTH", "").isdecimal()
             and "HTTP_CONTENT_ENCODING" not in self.environ
             and "stream" not in vars(self)
             and (limit is None or limit >= MAX_SMALL_BODY)

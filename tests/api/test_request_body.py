@@ -9,9 +9,11 @@ import io
 import json
 
 import pytest
+from werkzeug.exceptions import HTTPException
 
 from polyjob.app import create_app
 from polyjob.auth import users
+from polyjob.connections import BODY_IS_LATE
 from polyjob.db.models import Job, Project
 from polyjob.storage.store import Store
 from tests.api.conftest import BASE, CONFIG, JOBS, Client
@@ -181,3 +183,30 @@ def test_unknown_sort_field_lists_the_fields(client, path):
     assert response.status_code == 400
     assert "`updated_at`" in response.json["detail"]
     assert [item["parameter"] for item in response.json["errors"]] == ["sort"]
+
+
+@pytest.mark.parametrize("environ", [{}, {"HTTP_CONTENT_ENCODING": "gzip"}, {"CONTENT_LENGTH": ""}], ids=str)
+def test_body_that_the_worker_has_received_is_read_at_once(app, environ):
+    data = json.dumps({"config": CONFIG}).encode()
+    late, complete = (
+        app.test_request_context(
+            "/", method="POST", data=data, environ_overrides={"wsgi.input_terminated": True, BODY_IS_LATE: is_late}
+        )
+        for is_late in (None, False)
+    )
+    results = []
+    for context in (late, complete):
+        context.request.environ.update(environ)
+        with context:
+            try:
+                results.append((context.request.get_data(), context.request.get_data(as_text=True)))
+            except HTTPException as error:
+                results.append((error.code, error.description))
+    assert results[0] == results[1]
+
+
+def test_small_body_is_read_without_a_stream(app):
+    environ = {"wsgi.input_terminated": True, BODY_IS_LATE: False}
+    with app.test_request_context("/", method="POST", data=b"ab", environ_overrides=environ) as context:
+        assert context.request.get_data() == b"ab"
+        assert "stream" not in vars(context.request)
