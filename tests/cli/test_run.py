@@ -22,7 +22,7 @@ from tests.e2e.conftest import JOBS, Server, eventually
 NO_OPTIONS: dict[str, Any] = {
     "image": None, "build_steps": (), "env_vars": (), "params": (), "file": None, "upload": None, "name": None,
     "backend": None, "tags": (), "timeout": None, "retries": None, "after": (), "notify": None,
-    "cpu": None, "memory": None, "gpu": None, "volumes": (),
+    "cpu": None, "memory": None, "gpu": None, "volumes": (), "secrets": (), "inputs_from": (),
 }  # fmt: skip
 
 
