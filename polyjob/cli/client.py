@@ -24,7 +24,7 @@ if TYPE_CHECKING:
 CONNECT_TIMEOUT_SECONDS = 1.5
 """Shorter than the two seconds within which a lost server is reported. A lost packet is sent again after one."""
 READ_TIMEOUT_SECONDS = 90.0
-RESPONSE_SECONDS = 1.8
+RESPONSE_SECONDS = 1.4
 """Time after which the response to a short request is overdue, while a command follows a job."""
 REQUEST_TRIES = 4
 PAGE_SIZE = 100
