@@ -10,9 +10,9 @@ RUN python3 -m venv /make && mkdir -p wheels \
     && python3 -c 'print(open("requirements.lock").read().partition("# Dependencies of the tests")[0])' > runs.lock \
     && { [ -n "$(ls wheels)" ] || /make/bin/pip download --quiet --no-deps --require-hashes -r runs.lock -d wheels; } \
     && /make/bin/pip wheel --quiet --no-index --find-links wheels --no-deps --wheel-dir wheels . \
-    && python3 -m venv /opt/polyjob \
-    && /opt/polyjob/bin/pip install --quiet --no-index --find-links wheels 'polyjob[docker,kubernetes]' \
-    && rm -rf /opt/polyjob/lib/python3*/site-packages/pip /opt/polyjob/bin/pip*
+    && python3 -m venv --without-pip /opt/polyjob \
+    && /make/bin/pip --python /opt/polyjob/bin/python install --quiet --no-index --find-links wheels \
+        'polyjob[docker,kubernetes]'
 
 FROM ${BASE}
 COPY --from=made /opt/polyjob /opt/polyjob

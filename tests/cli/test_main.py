@@ -109,6 +109,7 @@ def test_client_commands_import_no_server() -> None:
     assert json.loads(done.stdout.replace("'", '"')) == []
 
 
+@pytest.mark.sample(every=3)
 @pytest.mark.parametrize(
     ("words", "code"),
     [
@@ -147,6 +148,7 @@ def test_full_standard_error_does_not_change_the_exit_code(server: Server) -> No
     assert (done.returncode, done.stdout.strip().isdigit()) == (0, True)
 
 
+@pytest.mark.sample(every=4)
 @pytest.mark.parametrize("closed", ["<&-", ">&-", "2>&-", "<&- >&- 2>&-"])
 @pytest.mark.parametrize(
     ("words", "code"),
