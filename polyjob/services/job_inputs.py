@@ -53,8 +53,8 @@ def find(config: Mapping[str, Any] | None, after: Sequence[Requested], find_job:
     """Return the jobs whose outputs a new job reads, which are dependencies besides those in `after`.
 
     The new job waits until such a job has succeeded, unless that is done already or `after` has its own condition.
-    Raises Invalid for each job that does not exist, that the sender may not read, or that is listed twice, and if there
-    is no request that names jobs, only a schedule (`find_job` is None).
+    Raises Invalid for each job that does not exist, that the sender may not read, or that is listed twice. Without
+    `find_job`, as for the job of a schedule, a config that names jobs is refused.
     """
     names = references(config)
     if names and find_job is None:
