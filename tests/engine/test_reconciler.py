@@ -99,6 +99,21 @@ def test_job_without_files_needs_two_commits(world, monkeypatch):
     assert not world.runner.polls
 
 
+def test_job_without_files_needs_few_statements(world, monkeypatch):
+    world.runner = SilentRunner(RunnerSettings(str(world.settings.data_dir), "0" * 32), lambda: None)
+    world.end(world.submit())
+    job = world.submit()
+    statements = []
+    execute = database.execute_sql
+    monkeypatch.setattr(database, "execute_sql", lambda sql, *values: statements.append(sql) or execute(sql, *values))
+    world.engine.run_pass()
+    world.engine.backends.poll_soon()
+    world.engine.run_pass()
+    count = len(statements)
+    assert world.statuses(job) == SUCCESS_PATH
+    assert count == 26
+
+
 def test_failed_pass_leaves_the_database_usable(world, monkeypatch):
     job = world.submit()
     with monkeypatch.context() as patch:
