@@ -10,13 +10,12 @@ import contextlib
 import datetime
 from collections.abc import Callable
 from dataclasses import dataclass
-from typing import cast
 
 from flask import g, has_request_context, request
 from peewee import Expression, PeeweeException
 
 from polyjob.auth import sessions
-from polyjob.auth.roles import Role, has_role, is_joined, may_read
+from polyjob.auth.roles import Role, is_joined, may_read, role_of
 from polyjob.auth.scopes import Scope
 from polyjob.auth.sessions import CSRF_HEADER
 from polyjob.auth.tokens import JOB_TOKEN_PREFIX, digest, is_expired, job_uuid_of_token
@@ -76,14 +75,15 @@ def find_project(
         raise Unauthenticated(NO_CREDENTIALS)
     owner = user if user.username == username else _USER_BY_NAME.first(username)
     project = _PROJECT.first(owner.id, name) if owner else None
-    if project is None or owner is None or not may_read(user, project):
+    present_role = role_of(user, project) if project else None
+    if project is None or owner is None or present_role is None:
         raise NotFound("Not found.")
     if bound_project_id() not in (None, project.id):
         raise NotFound("Not found.")
     if project.deleted_at is not None or (project.archived_at is not None and not archived):
         raise NotFound("Not found.")
     project.user = owner
-    if not has_role(user, project, role):
+    if not present_role.covers(role):
         raise Forbidden("You do not have permission to perform this action.")
     return project
 
@@ -190,13 +190,14 @@ def authenticate(takes_token_in_query: bool = False) -> Identity:
     if header is None and takes_token_in_query and "token" in request.args:
         header = f"token {request.args['token']}"
     if header is not None:
-        g.identity = _identity_of_header(header)
-        set_actor(g.identity.actor)
-    elif current_identity() is None:
+        identity = g.identity = _identity_of_header(header)
+        set_actor(identity.actor)
+        return identity
+    visitor = current_identity()
+    if visitor is None:
         raise Unauthenticated(NO_CREDENTIALS)
-    else:
-        sessions.require_csrf_token(request.headers.get(CSRF_HEADER, ""))
-    return cast(Identity, g.identity)
+    sessions.require_csrf_token(request.headers.get(CSRF_HEADER, ""))
+    return visitor
 
 
 def _identity_of_header(header: str) -> Identity:

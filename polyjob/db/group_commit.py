@@ -36,11 +36,19 @@ class _Member:
     def __init__(self, name: str, block: Callable[[], Any]) -> None:
         self.name, self._block = name, block
         self._context = contextvars.copy_context()
-        self.turn = threading.Event()
-        """Set when the block is done, or when this member has to lead the next group."""
+        self._turn = threading.Lock()
+        """Locked until it is this member's turn. An event would do the same by several locks."""
+        self._turn.acquire()
         self.is_done = False
         self.error: BaseException | None = None
         self._result: Any = None
+
+    def wait_for_turn(self) -> None:
+        """Wait until the block is done, or until this member has to lead the next group."""
+        self._turn.acquire()
+
+    def give_turn(self) -> None:
+        self._turn.release()
 
     def run(self) -> None:
         """Run the block, in the context of its caller."""
@@ -53,7 +61,7 @@ class _Member:
         """Release the caller. With `failure`, nothing of the group was committed."""
         self.error = failure or self.error
         self.is_done = True
-        self.turn.set()
+        self.give_turn()
 
     def result(self) -> Any:
         if self.error is not None:
@@ -76,7 +84,7 @@ def write_in_group(name: str, block: Callable[[], Result]) -> Result:
         _waiting.append(member)
         leads, _has_leader = not _has_leader, True
     if not leads:
-        member.turn.wait()
+        member.wait_for_turn()
     if not member.is_done:
         _lead(member)
     result: Result = member.result()
@@ -97,7 +105,7 @@ def _lead(leader: _Member) -> None:
     with _lock:
         _waiting[:] = [member for member in _waiting if member is not leader]
         if _waiting:
-            _waiting[0].turn.set()
+            _waiting[0].give_turn()
         else:
             _has_leader = False
     for member in members:
