@@ -25,7 +25,7 @@ test: $(TESTED)  ## install the test dependencies and run the tests: ARGS="-k jo
 		echo "Running all tests in their long form. On two cores this takes about 25 minutes."; \
 	else \
 		echo "Running the tests in their short form: with samples of the crash points, of the Docker runner's tests and of"; \
-		echo "generated values. On two cores this takes 6 to 12 minutes, most of it with Docker, Podman and Chromium."; \
+		echo "generated values. On two cores this takes about 7 minutes, or 11 with Docker, Podman and Chromium."; \
 	fi
 	$(BIN)/python -m pytest -n auto $(ARGS)
 

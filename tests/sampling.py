@@ -17,7 +17,7 @@ import pytest
 from tests.require import LONG_VARIABLE, is_long_run
 
 SAMPLE_VARIABLE = "POLYJOB_TEST_SAMPLE"
-EVERY_ON_ENGINE = {"docker": 2, "podman": 6}
+EVERY_ON_ENGINE = {"docker": 3, "podman": 6}
 """A short run has one of so many tests of the Docker runner. On Podman they run again."""
 Value = TypeVar("Value")
 
