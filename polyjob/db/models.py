@@ -456,6 +456,10 @@ class Schedule(Table):
         return f"{self.project.unique_name}.schedules.{self.id}"
 
 
+MAX_SHOWN_FIRES = 50
+"""Latest fires that a schedule shows. Their jobs are not deleted for their age."""
+
+
 class ScheduleFire(Table):
     """The outcome of one time of a schedule."""
 

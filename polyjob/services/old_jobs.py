@@ -15,9 +15,8 @@ from typing import Any
 
 from polyjob.clock import to_microseconds
 from polyjob.db.database import database, write
-from polyjob.db.models import Job, Project
+from polyjob.db.models import MAX_SHOWN_FIRES, Job, Project
 from polyjob.services import audit, jobs
-from polyjob.services.schedules import MAX_SHOWN_FIRES
 
 MAX_EXPIRED_JOBS = 5000
 """Old jobs that one round of the cleanup deletes, each in a transaction of its own."""

@@ -14,7 +14,7 @@ from peewee import ModelSelect, fn
 
 from polyjob.clock import now
 from polyjob.db.database import database, write
-from polyjob.db.models import Job, Project, Schedule, ScheduleFire, User
+from polyjob.db.models import MAX_SHOWN_FIRES, Job, Project, Schedule, ScheduleFire, User
 from polyjob.db.prepared import insert
 from polyjob.errors import Invalid, NotFound, Problem
 from polyjob.jobconfig.checks import MAX_NAME_LENGTH
@@ -36,8 +36,6 @@ from polyjob.settings import Settings
 
 MAX_SCHEDULES = 1000
 """Schedules of one project."""
-MAX_SHOWN_FIRES = 50
-"""Latest fires that a schedule shows."""
 DEFAULT_TIMEZONE = "UTC"
 _TIME_SUFFIX_LENGTH = len("-20261201T020000Z")
 _POLICIES = {"missed": MissedPolicy.SKIP, "overlap": OverlapPolicy.ALLOW}
