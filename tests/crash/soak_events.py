@@ -85,7 +85,7 @@ class SoakReceiver:
         events = (Event.STARTED,) if "running" in statuses else ()
         end = () if is_retried else (END_EVENTS[statuses[-1]],)
         with self._lock:
-            self._expected[job] = (*events, *end)
+            self._expected[job] = tuple(map(str, (*events, *end)))
 
     def losses(self) -> list[str]:
         """Return a line for each expected event that does not arrive, and each that came twice with different ids."""
@@ -114,7 +114,7 @@ class SoakReceiver:
         with self._lock:
             accepted = set(self._accepted)
         delivered = {(one.job, one.event) for one in self._read() if one.identity in accepted}
-        expected = [(job, str(event)) for job, events in self._expected.items() for event in events]
+        expected = [(job, event) for job, events in self._expected.items() for event in events]
         return [pair for pair in expected if pair not in delivered]
 
     def _read(self) -> list[SentEvent]:
