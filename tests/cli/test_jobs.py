@@ -103,13 +103,13 @@ def test_logs_are_followed_and_cut(server: Server) -> None:
 
 def test_logs_show_the_time_of_each_line(server: Server) -> None:
     number = str(server.submit("echo one; sleep 0.3; printf two")["id"])
-    followed = polyjob(server, "logs", "-ft", number).stdout
+    followed = polyjob(server, "logs", "-f", "--times", number).stdout
     line = re.compile(r"(20\d\d-\d\d-\d\dT[\d:]{8}\.\d{3}Z) (\w+)")
     first, last = map(line.fullmatch, followed.decode().splitlines())
     assert first and last and (first[2], last[2]) == ("one", "two")
     assert first[1] < last[1]
     assert polyjob(server, "logs", "--times", number).stdout == followed
-    assert polyjob(server, "logs", "-t", "-n", "1", number).stdout == last[0].encode()
+    assert polyjob(server, "logs", "--times", "-n", "1", number).stdout == last[0].encode()
 
 
 def test_jobs_are_stopped_and_deleted(server: Server) -> None:

@@ -124,7 +124,7 @@ def test_database_of_a_newer_polyjob(verb, data_dir):
     with contextlib.closing(sqlite3.connect(data_dir / "polyjob.db")) as connection:
         connection.execute("PRAGMA user_version = 999")
     port = ["--port", "0"] if verb == "serve" else []
-    assert "install a newer polyjob" in error_line(verb, *port, "--data-dir", str(data_dir))
+    assert "Install the newer one again" in error_line(verb, *port, "--data-dir", str(data_dir))
 
 
 @pytest.mark.parametrize("verb", ["serve", "engine"])
