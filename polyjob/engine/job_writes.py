@@ -30,7 +30,7 @@ log = logging.getLogger("polyjob.engine")
 
 @dataclass(frozen=True)
 class Begin:
-    """The begin of a job, as the row gets it."""
+    """The columns that are written when a job begins to run."""
 
     node: str | None = None
     message: str | None = None
