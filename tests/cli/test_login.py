@@ -104,7 +104,8 @@ def test_address_of_this_machine_is_used_without_tls(host: str) -> None:
 def test_variables_take_precedence_over_the_default_server(config: Path) -> None:
     save_profile(Profile("lab", "http://saved", "t"))
     assert "127.0.0.1:1 cannot be reached" in polyjob(config, "ls", POLYJOB_URL="http://127.0.0.1:1").stderr
-    assert "No server answers at" in polyjob(config, "ls", POLYJOB_DATA_DIR="/nonexistent").stderr
+    assert "saved" in polyjob(config, "ls").stderr
+    assert "saved" not in polyjob(config, "ls", POLYJOB_DATA_DIR="/nonexistent").stderr
 
 
 def test_wrong_token_is_not_saved(server: Server, config: Path) -> None:
