@@ -278,7 +278,8 @@ def describe_end(job: dict[str, Any], last: dict[str, Any] | None = None) -> str
     status = job["last_status"]
     colour = {"succeeded": "green", "failed": "red", "upstream_failed": "red"}.get(status, "yellow")
     text = click.style(f"{job['unique_name']} {status}", fg=colour)
+    if duration := duration_of(job):
+        text += f" after {duration}"
     if last and last.get("message") and status != "succeeded":
         text += f": {printable(last['message'])}"
-    duration = duration_of(job)
-    return f"{text} after {duration}" if duration else text
+    return text

@@ -49,7 +49,7 @@ class _Add(click.Command):
 @schedule.command(cls=_Add, context_settings={"allow_interspersed_args": False})
 @click.option("--cron", hidden=True)
 @click.option("--at", metavar="TIME", help="One time instead of CRON, such as 2026-12-24T18:00.")
-@click.option("--tz", "timezone", metavar="ZONE", help="Time zone, such as Europe/Berlin.  [default: that of here]")
+@click.option("--tz", "timezone", metavar="ZONE", help="Time zone, such as Europe/Berlin.  [default: this machine's]")
 @click.option(
     "--missed", type=click.Choice(["skip", "once", "all"]), default="skip", show_default=True,
     help="For runs that were missed while the server was down.",

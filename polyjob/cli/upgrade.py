@@ -113,7 +113,7 @@ def _check_jobs(folder: Path) -> Iterator[Finding]:
         except (ImportError, UnusableRunner) as error:
             yield Finding("jobs", False, f"{jobs}, which this polyjob cannot use: {error}.")
         else:
-            yield Finding("jobs", True, f"{jobs}, and go on during the upgrade")
+            yield Finding("jobs", True, f"{jobs}, and {'goes' if count == 1 else 'go'} on during the upgrade")
     if not counts:
         yield Finding("jobs", True, "none is running")
     if newer_protocols(folder):

@@ -116,7 +116,7 @@ def deliveries(job: str | None, project: str | None, limit: int, is_json: bool) 
     elif rows:
         _print_deliveries(rows)
     else:
-        say("There are no deliveries.")
+        say("There are no deliveries." if job else "There are no deliveries to POLYJOB_NOTIFY_URL.")
 
 
 @webhook.command()

@@ -111,8 +111,9 @@ def _creation_reason(project: Project, columns: Mapping[str, Any], nocache: bool
     if last is None:
         return _reason("first", "it is the project's first build")
     changed = [part for part, value in columns["key_parts"].items() if last.key_parts.get(part) != value]
-    labels = " and ".join(_KEY_PART_LABELS.get(part, part) for part in changed)
-    return _reason("changed", f"{labels} changed since build {last.id}", changed)
+    labels = [_KEY_PART_LABELS.get(part, part) for part in changed]
+    text = " and ".join(filter(None, [", ".join(labels[:-1]), *labels[-1:]]))
+    return _reason("changed", f"{text} changed since build {last.id}", changed)
 
 
 def _not_reused_reason(same: Build) -> dict[str, Any]:

@@ -46,7 +46,7 @@ def check_url(url: str, settings: Settings, pointer: str) -> None:
         raise Invalid([Problem(pointer, str(error))]) from None
     if is_refused:
         detail = "The URL has a private address, and this server sends webhooks only to public ones."
-        raise Invalid([Problem(pointer, f"{detail} Its administrator can set POLYJOB_NOTIFY_PRIVATE.")])
+        raise Invalid([Problem(pointer, f"{detail} Its administrator can set `POLYJOB_NOTIFY_PRIVATE=yes`.")])
 
 
 # Webhooks of projects.

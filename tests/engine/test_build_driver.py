@@ -249,12 +249,16 @@ def test_each_build_has_the_reason_why_it_was_made(world):
         "changed",
         "the image and the environment variables changed since build 2",
     )
+    assert reason_of_build(image="c", build_steps=["false"]) == (
+        "changed",
+        "the image, the build steps and the environment variables changed since build 3",
+    )
     assert reason_of_build(nocache=True)[0] == "nocache"
     builds.invalidate_all(world.project)
-    assert reason_of_build() == ("invalidated", "build 4 was invalidated")
+    assert reason_of_build() == ("invalidated", "build 5 was invalidated")
     failing = {"image": "z", "env_vars": [["FAKE_BUILD_FAIL", "1:3"]], "build_steps": ["x"]}
     assert reason_of_build(**failing)[0] == "changed"
-    assert reason_of_build(**failing) == ("unusable", "build 6 is failed")
+    assert reason_of_build(**failing) == ("unusable", "build 7 is failed")
 
 
 def test_retried_build_is_noted_on_build_and_job(world, monkeypatch):

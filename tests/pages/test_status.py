@@ -82,7 +82,7 @@ def test_status_page_shows_the_slots_of_each_runner(admin: FlaskClient, project:
     make_job(project, *BEGUN)
     text = " ".join(read(admin, "/status/").text.split())
     assert "Slots: fake1 of 3 Slots: process0 of 5" in text
-    assert "fake, process runners" in text
+    assert "runners fake, process" in text
     assert "peak: 1 of 8" in text
 
 
