@@ -77,12 +77,18 @@ class Masker:
         return b"".join(parts)
 
     def _secrets_in(self, data: bytes) -> Iterator[tuple[int, int]]:
-        """Yield the beginning and end of each secret in `data`. They can overlap."""
+        """Yield parts of `data` that together are all secrets in it, each with its beginning and end. They can overlap.
+
+        Of the places at which a secret overlaps itself, only the last is yielded. Otherwise a line of equal characters
+        would be found at each of them.
+        """
         for pattern in self._patterns:
+            length = len(pattern)
             first = data.find(pattern)
             while first >= 0:
-                yield first, first + len(pattern)
-                first = data.find(pattern, first + 1)
+                yield first, first + length
+                overlapping = data.rfind(pattern, first + 1, first + 2 * length)
+                first = overlapping if overlapping >= 0 else data.find(pattern, first + length)
 
     def _undecided_from(self, data: bytes) -> int:
         """Return where the longest end of `data` begins that is the beginning of a secret, but not all of it."""
