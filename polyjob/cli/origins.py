@@ -22,6 +22,8 @@ OPTIONS = {
     "notify": "--notify", "volumes": "--volume",
 }  # fmt: skip
 """Field of a composed job → the option or argument that sets it."""
+_MISSING: dict[tuple[str, ...], str] = {("config", "build", "image"): OPTIONS["image"]}
+"""Field that a runner can require → the option that would have set it."""
 
 
 class Origins:
@@ -82,7 +84,7 @@ class Origins:
             option = self._option_at(field)
             if option is None and not self._is_in_file(field):
                 option = self._option_below(field)
-            yield option or self._location_in_file(field) or field_name(pointer), detail
+            yield option or self._location_in_file(field) or _MISSING.get(field) or field_name(pointer), detail
 
     def _option_at(self, field: tuple[str, ...]) -> str | None:
         return next((name for set_field, name in self._options.items() if field[: len(set_field)] == set_field), None)

@@ -30,6 +30,12 @@ def refusal(*command: str, **options: Any) -> str:
     return str(error.value)
 
 
+def test_missing_image_names_the_option() -> None:
+    problems = [("/config/build/image", "The docker runner needs `build.image`")]
+    with pytest.raises(ServerError, match=r"^--image: The docker runner"), Origins().name_in_errors():
+        raise ServerError(400, "refused", problems)
+
+
 RUN = "run: {cmd: x}\n"
 LIMITS = RUN + "environment: {resources: {cpu: {limits: %s}}}"
 VARIABLES = RUN + "environment: {env_vars: %s}"
