@@ -85,7 +85,8 @@ class Follower:
                     return
                 if status == "building" and self.job["build_job"]:
                     self._show_build(self.job["build_job"])
-            reason = self.job.get("waiting")
+            shows_build = self._build is not None and self.job["last_status"] == "building"
+            reason = None if shows_build else self.job.get("waiting")
             is_due = (self.job.get("queue_position") or 0) > 1 or (
                 time.monotonic() - began_at >= SHOW_WAITING_AFTER_SECONDS
             )

@@ -122,6 +122,7 @@ class TestRun:
         assert (done.returncode, done.stdout) == (125, b"")
         assert b"making" in done.stderr
         assert b"step 1 ended with exit code 3" in done.stderr
+        assert b"Waiting for build" not in done.stderr
 
     def test_build_log_is_on_the_standard_error(self, server: Server) -> None:
         arguments = ["run", "--step", "echo making", "-e", "X=1 2", "--", "echo $X"]
