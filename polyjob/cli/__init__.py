@@ -42,7 +42,7 @@ COMMANDS: dict[str, tuple[str, str]] = {
     "projects": ("projects", "List, show and change projects."),
     "members": ("members", "Share a project with other users."),
     "webhook": ("webhooks", "Send events of jobs to a URL."),
-    "secret": ("secrets", "Keep secrets that jobs receive as variables."),
+    "secret": ("secrets", "Manage secrets, which jobs receive as variables."),
     "token": ("tokens", "Create, list and revoke tokens."),
     "user": ("users", "Manage users."),
     "slots": ("capacity", "Show and change how many jobs run at once."),

@@ -185,7 +185,7 @@ def _retry_of(view: dict[str, Any]) -> str | None:
 @click.option("--follow", "-f", is_flag=True, help="Continue until the job has finished.")
 @click.option("--tail", "-n", type=click.IntRange(0), help="Maximum number of lines, from the end of the log.")
 @click.option("--build", "-b", "is_build", is_flag=True, help="JOB is a build.")
-@click.option("--times", "has_times", is_flag=True, help="Begin each line with the time of its writing, in UTC.")
+@click.option("--times", "has_times", is_flag=True, help="Begin each line with the UTC time at which it was written.")
 def logs(job: str, project: str | None, follow: bool, tail: int | None, is_build: bool, has_times: bool) -> None:
     """Print the unmodified log of a job or build.
 

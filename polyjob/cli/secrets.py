@@ -23,7 +23,7 @@ all_option = click.option(
 
 @click.group()
 def secret() -> None:
-    """Keep secrets that jobs receive as variables: polyjob run --secret NAME.
+    """Manage secrets, which jobs receive as variables: polyjob run --secret NAME.
 
     Nobody can read a value back, and logs of the jobs show *** for it.
     """

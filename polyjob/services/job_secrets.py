@@ -104,7 +104,7 @@ def check_names(config: Mapping[str, Any] | None, project_id: int, runner: str, 
     for index, name in enumerate(listed):
         is_of_cluster = name not in names and runner in CLUSTER_SECRET_RUNNERS
         if name not in existing and not is_of_cluster:
-            advice = f"store it by `polyjob secret set {name}`" if name in names else NAME_RULE
+            advice = f"store it with `polyjob secret set {name}`" if name in names else NAME_RULE
             problems.append(Problem(f"{base}/{index}", f"There is no secret `{shorten(name)}`; {advice}."))
     if problems:
         raise Invalid(problems)

@@ -135,7 +135,7 @@ def test_unknown_secret_of_a_job_is_named(client, project):
     store(client)
     response = client.post(JOBS, config_with("TOKEN", "GONE", "lower"))
     assert pointers(response) == ["/config/environment/secret_refs/1", "/config/environment/secret_refs/2"]
-    assert "There is no secret `GONE`; store it by `polyjob secret set GONE`." in response.text
+    assert "There is no secret `GONE`; store it with `polyjob secret set GONE`." in response.text
     assert "There is no secret `lower`; a name has up to 100 capital letters" in response.text
     assert Job.select().count() == 0
 

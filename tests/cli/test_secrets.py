@@ -23,7 +23,7 @@ def test_job_receives_a_stored_secret(server: Server) -> None:
     assert polyjob(server, "secret", "rm", "TOKEN").returncode == 0
     refused = polyjob(server, "run", "--secret", "TOKEN", "true")
     assert refused.returncode == 125
-    assert b"--secret: There is no secret `TOKEN`; store it by `polyjob secret set TOKEN`." in refused.stderr
+    assert b"--secret: There is no secret `TOKEN`; store it with `polyjob secret set TOKEN`." in refused.stderr
 
 
 def test_secret_of_the_server_is_used_in_every_project(server: Server) -> None:
