@@ -71,7 +71,8 @@ class Keeper:
             self._job_count < JOBS_PER_KEEPER
             and end["reason"] == "exited"
             and not end.keys() & {"stragglers", "message"}
-            and not (spec["code"] or spec["inputs"] or spec["masked"] or self.supervisor.is_stopping)
+            and not any(spec[name] for name in ("code", "inputs", "job_outputs", "masked"))
+            and not self.supervisor.is_stopping
         )
 
     def _become_idle(self, exit_file: ExitFile) -> bool:

@@ -12,7 +12,7 @@ from typing import Any
 
 import pytest
 
-from runners.base import JobSpec, Missing, Running
+from runners.base import JobOutputs, JobSpec, Missing, Running
 from runners.process import attempts, keeper, keeper_server
 from runners.process.job_files import holding_keeper
 from tests.runners.harness import ProcessHarness, archive, kill, lives, parent_of, processes_of, wait_for
@@ -77,6 +77,9 @@ class TestReuse:
 
     def test_keeper_of_a_job_with_files_keeps_no_other_job(self, process: ProcessHarness, tmp_path: Path) -> None:
         assert run(process, upload=archive(tmp_path / "code.tar.gz", ("a", "x"))) != run(process)
+
+    def test_keeper_of_a_job_with_earlier_outputs_keeps_no_other_job(self, process: ProcessHarness) -> None:
+        assert run(process, job_outputs=(JobOutputs("12", None),)) != run(process)
 
     def test_keeper_of_a_job_with_secrets_keeps_no_other_job(self, process: ProcessHarness) -> None:
         assert run(process, secrets={"TOKEN": "s3cret-value"}) != run(process)
