@@ -25,6 +25,23 @@ KEEPALIVE_SECONDS = 15.0
 """Time without an event after which a comment is sent, so that proxies keep the connection open."""
 RETRY_MILLISECONDS = 2000
 """Time after which a browser connects again."""
+EVENT_SCHEMA = {
+    "type": "object",
+    "description": "One event of the stream.",
+    "properties": {
+        "event": {"type": "string", "enum": ["message", "status", "end"], "default": "message"},
+        "data": {
+            "type": "string",
+            "contentMediaType": "application/json",
+            "description": "`message`: more of the log, a string; `status`: an object with `status`, `message` and "
+            "`created_at`; `end`: an object with `status`, which is null if the run was deleted.",
+        },
+        "id": {"type": "string", "description": "With `message`: the offset after it, for `Last-Event-ID`."},
+        "retry": {"type": "integer", "description": "Milliseconds after which a client should connect again."},
+    },
+    "required": ["data"],
+}
+"""Up to OpenAPI 3.1, the schema of an event stream is understood as that of each event."""
 
 
 def encode_events(events: Iterable[RunEvent]) -> Iterator[bytes]:

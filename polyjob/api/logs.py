@@ -17,7 +17,7 @@ from polyjob.api.log_download import (
     wants_frames,
 )
 from polyjob.api.log_params import LINES, SEARCH, SEARCH_SECONDS, LineParams, read_line_params, read_search_params
-from polyjob.api.log_sse import KEEPALIVE_SECONDS, MIMETYPE, encode_events
+from polyjob.api.log_sse import EVENT_SCHEMA, KEEPALIVE_SECONDS, MIMETYPE, encode_events
 from polyjob.api.params import parse_digits
 from polyjob.api.path_prefixes import BUILD, JOB
 from polyjob.api.request_context import empty, find_build, find_job, settings, store
@@ -37,7 +37,7 @@ blp = Blueprint("logs", __name__, description="The output of jobs and builds.")
 
 _TEXT = {"text/plain": {"schema": {"type": "string", "format": "binary"}}}
 _FRAMES = {LOG_FRAMES: {"schema": {"type": "string", "format": "binary"}}}
-_SSE = {"text/event-stream": {"schema": {"type": "string"}}}
+_SSE = {"text/event-stream": {"schema": EVENT_SCHEMA}}
 _READ = {
     "parameters": [
         {

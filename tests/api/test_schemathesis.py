@@ -58,6 +58,16 @@ def test_no_answer_is_a_defect_or_undocumented(document, settings, share):
         _try(operation, settings)
 
 
+def test_events_of_a_log_are_as_documented(document, settings):
+    token, path_values = _recreate_objects(settings)
+    operation = document["/api/v1/{username}/{project_name}/jobs/{job_id}/logs"]["GET"]
+    values = {name: path_values[name] for name in ("username", "project_name", "job_id")}
+    case = operation.Case(path_parameters=values, query={"follow": "sse"})
+    response = case.call(headers={"Authorization": f"token {token}", "Accept-Encoding": "identity"})
+    assert "event: status" in response.text
+    case.validate_response(response, checks=CHECKS)
+
+
 def _try(operation, settings):
     @hypothesis.given(case=operation.as_strategy())
     @hypothesis.settings(
