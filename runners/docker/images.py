@@ -121,16 +121,16 @@ def cached_images(client: Any, labels: Mapping[str, str]) -> dict[str, int]:
 
     Images of unfinished builds have no tag; their key is the id.
     """
-    sizes = {item["Id"]: int(item["Size"]) for item in _list_images(client)}
+    sizes = {item["Id"]: int(item["Size"]) for item in list_images(client)}
     images = {}
-    for item in _list_images(client, {"label": [f"{name}={value}" for name, value in labels.items()]}):
+    for item in list_images(client, {"label": [f"{name}={value}" for name, value in labels.items()]}):
         tags = [tag for name in item["RepoTags"] or () if (tag := _own_tag(name))]
         base = (item["Labels"] or {}).get(BASE)
         images[tags[0] if tags else item["Id"]] = max(0, int(item["Size"]) - sizes.get(base, 0))
     return images
 
 
-def _list_images(client: Any, filters: Mapping[str, list[str]] | None = None) -> list[dict[str, Any]]:
+def list_images(client: Any, filters: Mapping[str, list[str]] | None = None) -> list[dict[str, Any]]:
     """Return the Engine's list of images. Podman refuses to list them while another client removes one."""
     for _ in range(LIST_ATTEMPTS - 1):
         try:

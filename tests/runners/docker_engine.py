@@ -55,9 +55,11 @@ def remove_engine_objects(installation: str, host: str | None = None) -> None:
     """Remove the images, the volume and the network of an installation. Its containers must be removed before."""
     import docker
 
+    from runners.docker.images import list_images
+
     client = connect(host)
-    filters = {"label": f"polyjob.installation={installation}"}
-    for image in sorted(client.images(filters=filters), key=lambda image: -image["Created"]):
+    filters = {"label": [f"polyjob.installation={installation}"]}
+    for image in sorted(list_images(client, filters), key=lambda image: -image["Created"]):
         with contextlib.suppress(docker.errors.APIError):  # it was a layer of one of the others
             client.remove_image(image["Id"], force=True)
     for volume in client.volumes(filters=filters)["Volumes"] or ():
