@@ -16,7 +16,7 @@ from polyjob.jobconfig.parameters import has_params, rename_declarations
 from polyjob.jobconfig.parsing import parse_content
 from polyjob.jobconfig.validation import load_config
 from polyjob.services import audit, dependencies, job_inputs, job_secrets, specs, webhooks
-from polyjob.services.endings import end_job
+from polyjob.services.endings import add_dependencies
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.job_inputs import FindJob, outputs_fault
 from polyjob.services.jobs import reload
@@ -78,8 +78,7 @@ def clone(
         job = insert_job(source.project, user, columns)
         webhooks.copy_to_clone(source, job)
         audit.record(strategy, job, original=source.id)
-        if upstreams and (end := dependencies.add(job, upstreams)):
-            end_job(job, end.status, message=end.message, details=end.details)
+        add_dependencies(job, upstreams)
         store_response(job)
     wake_engine_for(job, settings)
     return job

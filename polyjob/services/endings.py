@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections import deque
+from collections.abc import Sequence
 from typing import Any
 
 from polyjob.db.models import Job, JobStatus
@@ -36,6 +37,15 @@ def end_job(
         if isinstance(end_row, JobStatus):
             unmet += _follow_up(end.job, end_row)
     return row
+
+
+def add_dependencies(job: Job, upstreams: Sequence[tuple[Job, dependencies.Requested]]) -> None:
+    """Let a job that was just inserted wait for others, or end it if it can never start because of them.
+
+    Must be called inside `database.write`, after the webhooks of the job were added.
+    """
+    if upstreams and (end := dependencies.add(job, upstreams)):
+        end_job(job, end.status, message=end.message, details=end.details)
 
 
 def _follow_up(job: Job, row: JobStatus) -> list[dependencies.Unmet]:

@@ -13,7 +13,7 @@ from polyjob.engine_link import wake_engine
 from polyjob.errors import Invalid, Problem
 from polyjob.services import audit, capacity, dependencies, job_inputs, job_secrets, specs, webhooks
 from polyjob.services.build_reuse import UNUSABLE_STATUSES
-from polyjob.services.endings import end_job
+from polyjob.services.endings import add_dependencies
 from polyjob.services.entries import check_size
 from polyjob.services.idempotency import IdempotentRequest, check_replay
 from polyjob.services.job_inputs import FindJob
@@ -80,41 +80,16 @@ def prepare(
     """
     store = Store(settings.data_dir)
     store.check_free_space(settings.disk_low)
-    managed = attributes.get("is_managed") is not False
-    config = attributes.get("config")
-    if config is None and managed:
-        raise Invalid([Problem("/content", "Job expects a `content`.")])
-    requested: Sequence[dependencies.Requested] = attributes.get("dependencies") or ()
-    if requested and not managed:
-        raise Invalid([Problem("/after", "polyjob does not run this job, so the job cannot wait for others.")])
-    if managed:
-        requested = [*requested, *job_inputs.find(config, requested, find_job)]
+    columns = _columns(project, attributes, settings)
+    specs.check_working_folder(columns["config"], may_choose_folder)
+    requested = _requested_upstreams(attributes, find_job)
     notify = attributes.get("notify")
     if notify is not None:
         webhooks.check_url(notify, settings, "/notify")
-    columns = {name: attributes.get(name) for name in _REQUEST_COLUMNS}
-    for name in ("data_refs", "params"):
-        check_size(name, columns[name])
-    if config is not None:
-        for name in ("name", "description", "tags"):
-            columns[name] = columns[name] or config.get(name)
-    runner = choose_runner(settings, attributes) if managed else settings.runner
-    notes = specs.check_runner_support(config, runner, settings) if config and managed else []
-    specs.check_working_folder(config, may_choose_folder)
-    if managed:
-        job_secrets.check_names(config, project.id, runner)
-    columns |= {
-        "config": config,
-        "content": attributes.get("content"),
-        "is_managed": managed,
-        "runner": runner,
-        "notes": notes or None,
-        "code": project.code_id,
-    }
 
     def insert() -> Job:
         check_name_is_free(project, columns["name"])
-        build = _requested_build(project, attributes.get("build_job"), runner, managed, settings)
+        build = _requested_build(project, attributes.get("build_job"), columns, settings)
         upstreams = dependencies.find(requested)
         job_inputs.check(upstreams, store)
         job = insert_job(
@@ -123,11 +98,50 @@ def prepare(
         if notify is not None:
             job.notify_secret = webhooks.add_to_job(job, notify)
         audit.record("create", job)
-        if upstreams and (end := dependencies.add(job, upstreams)):
-            end_job(job, end.status, message=end.message, details=end.details)
+        add_dependencies(job, upstreams)
         return job
 
     return insert
+
+
+def _columns(project: Project, attributes: Mapping[str, Any], settings: Settings) -> dict[str, Any]:
+    """Return the columns of a job that do not need the transaction of its insert. Raises Invalid."""
+    config, is_managed = attributes.get("config"), _is_managed(attributes)
+    if is_managed and config is None:
+        raise Invalid([Problem("/content", "Job expects a `content`.")])
+    columns = {name: attributes.get(name) for name in _REQUEST_COLUMNS}
+    for name in ("data_refs", "params"):
+        check_size(name, columns[name])
+    if config is not None:
+        for name in ("name", "description", "tags"):
+            columns[name] = columns[name] or config.get(name)
+    runner, notes = settings.runner, []
+    if is_managed and config is not None:
+        runner = choose_runner(settings, attributes)
+        notes = specs.check_runner_support(config, runner, settings)
+        job_secrets.check_names(config, project.id, runner)
+    return columns | {
+        "config": config,
+        "content": attributes.get("content"),
+        "is_managed": is_managed,
+        "runner": runner,
+        "notes": notes or None,
+        "code": project.code_id,
+    }
+
+
+def _requested_upstreams(attributes: Mapping[str, Any], find_job: FindJob | None) -> Sequence[dependencies.Requested]:
+    """Return the jobs for which a job waits, also for their outputs. Raises Invalid."""
+    requested: Sequence[dependencies.Requested] = attributes.get("dependencies") or ()
+    if _is_managed(attributes):
+        return [*requested, *job_inputs.find(attributes.get("config"), requested, find_job)]
+    if requested:
+        raise Invalid([Problem("/after", "polyjob does not run this job, so the job cannot wait for others.")])
+    return ()
+
+
+def _is_managed(attributes: Mapping[str, Any]) -> bool:
+    return attributes.get("is_managed") is not False
 
 
 def wake_engine_for(job: Job, settings: Settings) -> None:
@@ -147,7 +161,7 @@ def wake_engine_for(job: Job, settings: Settings) -> None:
 
 
 def _requested_build(
-    project: Project, name: int | str | None, runner: str, managed: bool, settings: Settings
+    project: Project, name: int | str | None, columns: Mapping[str, Any], settings: Settings
 ) -> Build | None:
     """Return the build that the request names by its id or unique name.
 
@@ -155,6 +169,7 @@ def _requested_build(
     """
     if name is None:
         return None
+    runner, is_managed = columns["runner"], columns["is_managed"]
     digits = str(name).rsplit(".", 1)[-1]
     build = None
     if digits.isdecimal() and len(digits) <= 18:
@@ -162,12 +177,12 @@ def _requested_build(
         build = Build.get_or_none((Build.id == int(digits)) & listed)
     if build is None or str(name) not in (digits, build.unique_name):
         raise _invalid_build(f"There is no build `{name}` in this project.")
-    if managed and not build.is_managed:
+    if is_managed and not build.is_managed:
         raise _invalid_build(
             f"Build `{name}` cannot be used: polyjob did not make it. Omit `build_job` to get one made."
         )
     if build.runner != runner:
-        is_listed = managed and build.runner in settings.runner_names
+        is_listed = is_managed and build.runner in settings.runner_names
         advice = f"Set `backend` to `{build.runner}`, or omit" if is_listed else "Omit"
         raise _invalid_build(
             f"Build `{name}` was made for the {build.runner} runner, but this job runs on the {runner} runner."
