@@ -109,8 +109,8 @@ class Settings:
     slots: int | SlotsByRunner = _setting(
         read_slots,
         "",
-        "Maximum number of jobs that run at once on each runner, or `process=4 docker=2`; a runner without a number "
-        "has the default.",
+        "Maximum number of jobs that run at once on each runner. In a list such as `process=4 docker=2`, a runner "
+        "without a number has the default.",
         "the number of CPUs",
     )
     build_slots: int = _setting(read_positive, "2", "Maximum number of builds that run at once.")
@@ -144,7 +144,7 @@ class Settings:
     keep_days: int = _setting(
         read_non_negative,
         "0",
-        "Retention of finished jobs' logs and outputs, in days, except bookmarked jobs; 0 = forever.",
+        "Days after its end after which a job loses its log and outputs, unless it is bookmarked; 0 = never.",
     )
     keep_gb: int = _setting(
         read_non_negative,
@@ -155,8 +155,8 @@ class Settings:
     delete_days: int = _setting(
         read_non_negative,
         "0",
-        "Days after its end after which a job is deleted with its log and outputs, except "
-        "[jobs that are bookmarked, archived or in use](job-config.md#garbage-collection); 0 = never.",
+        "Days after its end after which a job is deleted with its log and outputs, unless it is "
+        "[bookmarked, archived or in use](job-config.md#garbage-collection); 0 = never.",
     )
     archive_days: int = _setting(
         read_non_negative,
@@ -177,8 +177,8 @@ class Settings:
     notify_private: bool = _setting(
         read_yes_no,
         "no",
-        "Whether users may have webhooks at private addresses, such as those of this machine and its network. They "
-        "see the beginning of the responses.",
+        "Whether users may have webhooks at private addresses, such as those of this machine and its network. Users "
+        "can read the first bytes of each response.",
     )
     job_env: tuple[str, ...] = _setting(
         read_words,
@@ -199,7 +199,7 @@ class Settings:
         "none",
     )
     docker_shm: int = _setting(
-        read_size, "1G", "Docker: `/dev/shm` of a job without a memory limit; other jobs get half of their limit."
+        read_size, "1G", "Docker: size of `/dev/shm` for a job without a memory limit. Others get half of their limit."
     )
     python: str = _setting(
         read_text,

@@ -1,4 +1,4 @@
-"""Create and check tokens. No token itself is ever stored, only its digest."""
+"""Create tokens, and the digests that are stored of them. `polyjob.auth.identity` checks the token of a request."""
 
 from __future__ import annotations
 

@@ -3,8 +3,8 @@
 These jobs are kept:
 
 * jobs with a bookmark, and archived ones, which have a retention of their own
-* jobs that another one needs which has not ended: as a dependency, or as the original of a clone
-* attempts of a job whose last retry has not ended long ago
+* jobs that an unfinished job refers to: as a dependency, or as the original of a clone
+* all attempts of a retried job, until its last retry is old as well
 * jobs among the runs of a schedule that its page shows
 """
 
