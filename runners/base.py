@@ -378,7 +378,7 @@ class RunnerSettings:
     job_user: str | None = None
     """Account that jobs and build steps run as, if the server runs as root; None = the server's own account."""
     options: Mapping[str, str] = dataclasses.field(default_factory=dict)
-    """Settings that only one runner uses. A runner of another distribution called `slurm` gets each variable
+    """Settings that only one runner uses. A runner of another package called `slurm` gets each variable
     `POLYJOB_SLURM_<OPTION>` of the server here, by the name of its option in small letters."""
 
 
@@ -401,17 +401,17 @@ class Runner(abc.ABC):
     capabilities: ClassVar[Mapping[str, Support]] = {}
     """Path of a part of a config → support, for the parts that differ from `runners.capabilities.BASIC`.
 
-    Only for runners of other distributions. Those of polyjob have their tables in `runners.capabilities`, so that the
+    Only for runners of other packages. Those of polyjob have their tables in `runners.capabilities`, so that the
     web server can read them without the SDK of the backend.
     """
 
     required_parts: ClassVar[Mapping[str, str]] = {}
     """Path of a part that every config for this runner must have → the reason. Only for runners of other
-    distributions."""
+    packages."""
 
     assigns_gpus: ClassVar[bool] = False
     """Whether the backend itself assigns GPUs to the jobs that ask for them. Only for runners of other
-    distributions."""
+    packages."""
 
     def __init__(self, settings: RunnerSettings, wake: Callable[[], None]) -> None:
         """Store the arguments; no backend, file or thread is touched.

@@ -155,7 +155,7 @@ BASIC: Mapping[str, Support] = {
         "this runner does not pass them on; start from the outputs of one job by `polyjob copy` or `polyjob resume`"
     ),
 }
-"""Support of a runner of another distribution, as far as the runner does not declare it: it only runs commands."""
+"""Support of a runner of another package, as far as the runner does not declare it: it only runs commands."""
 
 CAPABILITIES: Mapping[str, Mapping[str, Support]] = {
     "process": PROCESS,

@@ -1,6 +1,6 @@
-"""The runners that are installed: those of polyjob, and those that other distributions provide as entry points.
+"""The runners that are installed: those of polyjob, and those that other packages provide as entry points.
 
-Nothing is imported and no distribution is read until a runner is requested by name. So a server that uses neither
+Nothing is imported and no package is read until a runner is requested by name. So a server that uses neither
 Docker nor Kubernetes needs neither package, and commands start fast.
 """
 
@@ -39,13 +39,13 @@ RUNNERS = {
 """Name of each runner of polyjob, as in settings and on job rows → its class, as `module:class`."""
 
 ENTRY_POINT_GROUP = "polyjob.runners"
-"""Group of the entry points of other distributions: the name is that of the runner, the value its class."""
+"""Group of the entry points of other packages: the name is that of the runner, the value its class."""
 
 _NAME = re.compile(r"[a-z][a-z0-9]*(?:-[a-z0-9]+)*")
 
 
 class UnusableRunner(Exception):
-    """A runner of another distribution cannot be used. The text names both, without a full stop."""
+    """A runner of another package cannot be used. The text names both, without a full stop."""
 
 
 @dataclass(frozen=True)
@@ -83,7 +83,7 @@ def runner_names() -> list[str]:
 
 
 def check_entry_points() -> None:
-    """Raise UnusableRunner if a runner of another distribution has an invalid name, or one that is taken.
+    """Raise UnusableRunner if a runner of another package has an invalid name, or one that is taken.
 
     Imports no runner.
     """
@@ -104,7 +104,7 @@ def runner_class(name: str) -> type[Runner]:
     """Import the class of a runner.
 
     Raises ImportError if the SDK of a runner of polyjob is not installed, and UnusableRunner if no installed runner has
-    this name, or if the entry point of another distribution is not a runner.
+    this name, or if the entry point of another package is not a runner.
     """
     if name in RUNNERS:
         module_name, _, class_name = RUNNERS[name].partition(":")
@@ -156,7 +156,7 @@ def _foreign_facts(name: str) -> RunnerFacts:
 
 @functools.cache
 def _entry_points() -> dict[str, list[EntryPoint]]:
-    """Return the entry points of other distributions by their names. Only by mistake, a name has more than one."""
+    """Return the entry points of other packages by their names. Only by mistake, a name has more than one."""
     from importlib.metadata import entry_points  # it imports the email package, which few processes need
 
     by_name: dict[str, list[EntryPoint]] = {}
@@ -167,7 +167,7 @@ def _entry_points() -> dict[str, list[EntryPoint]]:
 
 def _provider(entry_point: EntryPoint) -> str:
     distribution = entry_point.dist
-    return f"{distribution.name} {distribution.version}" if distribution else "an unknown distribution"
+    return f"{distribution.name} {distribution.version}" if distribution else "an unknown package"
 
 
 def _foreign_class(entry_point: EntryPoint) -> type[Runner]:

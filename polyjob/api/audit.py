@@ -44,6 +44,6 @@ def list_audit() -> dict[str, Any]:
 @blp.page(AuditSchema)
 @requires(Access.MANAGE)
 def list_job_audit(username: str, project_name: str, job_id: int) -> dict[str, Any]:
-    """List all changes of a job, latest first; for the owner of its project"""
+    """List all changes of a job, latest first; for those who manage its project"""
     job = find_job(username, project_name, job_id)
     return page_of_query(audit.list_entries(kind="job", target_id=job.id))

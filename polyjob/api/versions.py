@@ -47,7 +47,7 @@ def lib_versions() -> dict[str, str]:
 @blp.response(200, ChartSchema)
 @requires(Access.OPEN)
 def chart_version() -> dict[str, str]:
-    """Get the version of the documented API's chart"""
+    """Get the version of the documented API's Helm chart"""
     return {"version": COMPATIBLE_VERSION}
 
 
@@ -55,5 +55,5 @@ def chart_version() -> dict[str, str]:
 @blp.response(200, LogHandlerSchema)
 @requires(Access.OPEN)
 def log_handler() -> dict[str, Any]:
-    """Get the address for clients' own errors: there is none"""
+    """Get the address to which clients report their own errors: there is none"""
     return {"dns": None, "dsn": None, "environment": "production", "tags": {}}

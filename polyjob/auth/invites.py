@@ -40,7 +40,7 @@ def create_invite(creator: User, project: Project | None = None, role: Role | No
 
 
 def list_invites(project: Project | None = None) -> ModelSelect[InviteLink]:
-    """Return the links that can still be used, of one project or of all, the one that expires first at first.
+    """Return the links that can still be used, of one project or of all, sorted by expiry.
 
     Each has its creator and its project loaded.
     """

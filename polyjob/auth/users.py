@@ -126,7 +126,7 @@ def delete(user: User) -> None:
 def set_active(user: User, is_active: bool) -> None:
     """Activate or deactivate the user. Idempotent.
 
-    Deactivating ends all tokens and sessions at once; the user's jobs go on. Raises Conflict for the last
+    Deactivating deletes all tokens and ends all sessions at once; the user's jobs go on. Raises Conflict for the last
     administrator.
     """
     with write("user"):

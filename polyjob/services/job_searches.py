@@ -1,4 +1,4 @@
-"""The conditions on jobs that an index can search. Each kind of filter has one; a test walks through all of them."""
+"""Find jobs by an index: one way for each kind of condition of a query. A test tries all kinds."""
 
 from __future__ import annotations
 
@@ -31,8 +31,8 @@ class Search:
 def search_of(condition: QueryCondition) -> Search | None:
     """Return how to find the jobs that meet a valid condition.
 
-    None means that they can only be found by looking at each job. It is the answer to negations, which most jobs meet,
-    except to those of a status.
+    None means that they can only be found by looking at each job. That is so for negations, because most jobs meet
+    them. Only a negated status can be searched.
     """
     if condition.is_negated and condition.name != "status":
         return None

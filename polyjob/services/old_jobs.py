@@ -47,7 +47,7 @@ _CHECK = f"SELECT 1 FROM job WHERE id = :job AND {_IS_OLD}"
 
 
 def find_old(project: Project, oldest: datetime.datetime, limit: int) -> list[tuple[int, str]]:
-    """Return (id, uuid) of up to `limit` jobs of the project that can be deleted, those that ended first at first.
+    """Return (id, uuid) of up to `limit` jobs of the project that can be deleted, sorted by the time of their end.
 
     These are the jobs that ended before `oldest`, without those that are kept.
     """

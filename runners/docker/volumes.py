@@ -19,7 +19,7 @@ MISSING_SOURCE = "bind source path does not exist"
 
 
 def volume_mounts(spec: JobSpec, shares_files: bool) -> list[Any]:
-    """Return the mounts of a job's volumes. Unlike binds, they make the Docker Engine refuse a missing folder.
+    """Return the mounts of a job's volumes. For the older option `Binds`, the Engine would create a missing folder.
 
     `shares_files` means that this machine is the Engine's. Podman, and Docker before 25, leave file systems writable
     that are mounted below a read-only folder. So each of these gets a read-only mount of its own.
