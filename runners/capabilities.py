@@ -41,9 +41,9 @@ def _refused(reason: str) -> Support:
 
 _HOST = "the job runs on the server's own machine, without an image"
 _PLACED = "there is one machine to run on"
-_CLUSTER = "it belongs to a cluster"
-_ELSEWHERE = "it belongs to a cluster; leave it out, or use the kubernetes runner"
-_REFERENCE = "it belongs to a cluster; set the values in `environment.env_vars`, or use the kubernetes runner"
+_CLUSTER = "only a cluster has it"
+_ELSEWHERE = "only a cluster has it; leave it out, or use the kubernetes runner"
+_REFERENCE = "only a cluster has it; set the values in `environment.env_vars`, or use the kubernetes runner"
 _CODE = "the project's upload is used; check this out and upload it by `polyjob run -u FOLDER`"
 _OWN_FILES = "the job does not see the server's folders; upload the folder by `polyjob run -u FOLDER`"
 _OUTPUTS = "write to `$POLYAXON_RUN_OUTPUTS_PATH`, which polyjob keeps"
@@ -70,7 +70,7 @@ PROCESS: Mapping[str, Support] = {
     "environment.resources.memory": _noted("it is not enforced"),
     "environment.resources.gpu": _honoured(),
     "environment.resources.pids": _noted("it is not enforced"),
-    "environment.resources.tpu": _refused("there are none; leave it out, or ask for `gpu`"),
+    "environment.resources.tpu": _refused("polyjob does not assign TPUs; leave it out, or ask for `gpu`"),
     "environment.node_selector": _noted(_PLACED),
     "environment.affinity": _noted(_PLACED),
     "environment.tolerations": _noted(_PLACED),
@@ -88,13 +88,13 @@ PROCESS: Mapping[str, Support] = {
     "environment.persistence.outputs": _refused(f"there are no stores of outputs to choose from; {_OUTPUTS}"),
     "environment.outputs.jobs": _honoured(),
     "environment.outputs.experiments": _refused("there are no experiments; list jobs in `environment.outputs.jobs`"),
-    "environment.max_restarts": _refused("a container runs once; use `termination.max_retries`"),
+    "environment.max_restarts": _refused("a job runs once; use `termination.max_retries`"),
     "termination.timeout": _honoured(),
     "termination.grace": _honoured(),
     "termination.ttl": _noted("polyjob cleans up the backend as soon as a job ends"),
     "termination.max_retries": _honoured(),
     "termination.retry": _honoured(),
-    "termination.restart_policy": _refused("a container runs once; use `termination.max_retries`"),
+    "termination.restart_policy": _refused("a job runs once; use `termination.max_retries`"),
 }
 
 _IMAGES = "an image is built from `image` and `build_steps`; write what the file runs as `build_steps`"

@@ -40,7 +40,7 @@ QUERY_PARAMETERS = [
     ),
     query_parameter(
         "sort",
-        "`created_at`, `updated_at`, `started_at` or `finished_at`, or several separated by commas; `-` for "
+        "`id`, `created_at`, `updated_at`, `started_at` or `finished_at`, or several separated by commas; `-` for "
         "descending order.",
         type="string",
         default="-updated_at",

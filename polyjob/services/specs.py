@@ -59,12 +59,12 @@ def check_runner_support(
     requested = requested_gpus(config, runner)
     gpus = capacity.read(settings).max_requested_gpus if requested and settings else requested
     if requested > gpus:
-        available = "there are none" if not gpus else f"there {'is' if gpus == 1 else 'are'} {gpus}"
         if gpus or "build.image" in facts.required_parts:
-            detail = f"The job asks for {requested} GPUs, but {available}. `POLYJOB_GPUS` lists the GPUs of the server."
+            counts = f"{requested} GPU{'s' if requested > 1 else ''}, but the server has {gpus or 'none'}"
+            detail = f"The job asks for {counts}. `POLYJOB_GPUS` lists the GPUs of the server."
             problems.append(Problem(f"{pointer}/{GPU_PATH.replace('.', '/')}", detail))
         else:
-            notes.append({"kind": GPU_PATH, "text": f"`{GPU_PATH}` was not used: {available}."})
+            notes.append({"kind": GPU_PATH, "text": f"`{GPU_PATH}` was not used: the server has no GPU."})
     for path, reason in facts.required_parts.items():
         if not _look_up(config, path):
             detail = f"The {runner} runner needs `{path}`: {reason}."

@@ -74,7 +74,7 @@ def test_request_for_too_many_gpus_is_refused(world):
         submit(world, 4)
     (problem,) = refused.value.problems
     assert problem.pointer == "/config/environment/resources/gpu"
-    assert "there are 3" in problem.detail
+    assert "4 GPUs, but the server has 3" in problem.detail
 
 
 def test_server_without_gpus_ignores_or_refuses_requests(world):

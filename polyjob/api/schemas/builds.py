@@ -185,7 +185,7 @@ class BuildChangeBody(Body):
 
 class BuildCreateBody(ConfigBody):
     config = fields.Raw(metadata={"type": "object", "description": "The config, of kind `build`."})
-    content = fields.Raw(metadata={"type": "string", "description": "The config as text."})
+    content = fields.Raw(metadata={"type": "string", "description": "The config as JSON or YAML text."})
     name = name_field()
     description = text_field()
     tags = Tags()

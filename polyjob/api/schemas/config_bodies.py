@@ -29,7 +29,7 @@ class ConfigBody(Body):
     """A body whose config is loaded separately from its attributes."""
 
     config = fields.Raw(metadata={"type": "object", "description": "The config."})
-    content = fields.Raw(metadata={"type": "string", "description": "The config as JSON text."})
+    content = fields.Raw(metadata={"type": "string", "description": "The config as JSON or YAML text."})
 
     @post_load
     def _remove_config(self, data: dict[str, Any], **kwargs: Any) -> dict[str, Any]:

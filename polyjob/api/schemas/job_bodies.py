@@ -79,7 +79,7 @@ class JobCloneBody(ConfigBody):
     """A patch of the config, and attributes of the new job."""
 
     config = fields.Raw(metadata={"type": "object", "description": "A patch that is merged into the config."})
-    content = fields.Raw(metadata={"type": "string", "description": "The same as text."})
+    content = fields.Raw(metadata={"type": "string", "description": "The same as JSON or YAML text."})
     description = text_field()
     update_code = fields.Boolean(error_messages={"invalid": "update_code should be a boolean"})
     ttl = WholeNumber(error_messages={"invalid": "ttl must be an integer."})
