@@ -7,6 +7,8 @@ from pathlib import Path
 
 import pytest
 
+from polyjob.statuses import Status, may_follow
+
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
 
@@ -37,3 +39,11 @@ def test_index_links_to_every_page():
     index = (ROOT / "docs/index.md").read_text()
     for page in (ROOT / "docs").glob("*.md"):
         assert page.name == "index.md" or f"]({page.name})" in index, page.name
+
+
+def test_api_page_lists_each_status():
+    section = (ROOT / "docs/api.md").read_text().split("### Statuses\n")[1].split("\n### ")[0]
+    rows = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    managed = [status for status in Status if any(may_follow(status, other, managed=True) for other in Status)]
+    assert rows == [Status.CREATED, *managed]
+    assert set(re.findall(r"`(\w+)`", section)) >= set(Status)
