@@ -28,7 +28,7 @@ def parse_content(text: str, pointer: str = "/content") -> Any:
         return load_yaml(text)
     except yaml.MarkedYAMLError as error:
         mark = error.problem_mark or error.context_mark
-        position = f" in line {mark.line + 1}, column {mark.column + 1}" if mark else ""
+        position = f" (line {mark.line + 1}, column {mark.column + 1})" if mark else ""
         raise Invalid([Problem(pointer, f"The text is not valid JSON or YAML: {error.problem}{position}.")]) from None
     except (yaml.YAMLError, ValueError) as error:
         detail = f"The text is not valid JSON or YAML: {str(error).splitlines()[0]}."
