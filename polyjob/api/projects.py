@@ -10,6 +10,7 @@ from marshmallow import Schema
 from peewee import ModelSelect
 
 from polyjob.api.blueprint import Blueprint
+from polyjob.api.multipart_file import open_part
 from polyjob.api.paging import limit, offset, page, page_of_query
 from polyjob.api.params import query_parameter
 from polyjob.api.path_prefixes import PROJECT
@@ -26,7 +27,6 @@ from polyjob.api.schemas.projects import (
     ProjectView,
     RepositorySchema,
 )
-from polyjob.api.uploads import open_part
 from polyjob.auth import identity, users
 from polyjob.auth.permissions import Access, requires
 from polyjob.db.models import Project, User
