@@ -8,6 +8,7 @@ from pathlib import Path
 import pytest
 
 from polyjob.statuses import Status, may_follow
+from runners.base import Reason
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -41,9 +42,17 @@ def test_index_links_to_every_page():
         assert page.name == "index.md" or f"]({page.name})" in index, page.name
 
 
+def rows_of_api_section(title):
+    section = (ROOT / "docs/api.md").read_text().split(f"### {title}\n")[1].split("\n### ")[0]
+    return section, re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+
+
 def test_api_page_lists_each_status():
-    section = (ROOT / "docs/api.md").read_text().split("### Statuses\n")[1].split("\n### ")[0]
-    rows = re.findall(r"^\| `(\w+)` \|", section, re.MULTILINE)
+    section, rows = rows_of_api_section("Statuses")
     managed = [status for status in Status if any(may_follow(status, other, managed=True) for other in Status)]
     assert rows == [Status.CREATED, *managed]
     assert set(re.findall(r"`(\w+)`", section)) >= set(Status)
+
+
+def test_api_page_lists_each_reason():
+    assert rows_of_api_section("Reasons")[1] == list(Reason)

@@ -234,7 +234,11 @@ class JobOfAnyProjectSchema(JobRowSchema):
 class ExitSchema(Schema):
     """The exit of the command."""
 
-    reason = fields.String()
+    reason = fields.String(
+        metadata={
+            "description": "How the command itself ended. Why the job failed is in the `details` of the status `failed`."
+        }
+    )
     code = fields.Integer(allow_none=True)
     signal = fields.Integer(allow_none=True)
     max_rss = fields.Integer(allow_none=True, metadata={"description": "Peak memory of the largest process, in bytes."})
