@@ -236,7 +236,7 @@ class ExitSchema(Schema):
 
     reason = fields.String(
         metadata={
-            "description": "How the command itself ended. Why the job failed is in the `details` of the status `failed`."
+            "description": "How the command itself ended. The reason of a failed job is in the `details` of its status."
         }
     )
     code = fields.Integer(allow_none=True)
