@@ -232,12 +232,10 @@ class JobOfAnyProjectSchema(JobRowSchema):
 
 
 class ExitSchema(Schema):
-    """The exit of the command."""
+    """The end of a job as its runner reports it."""
 
     reason = fields.String(
-        metadata={
-            "description": "How the command itself ended. The reason of a failed job is in the `details` of its status."
-        }
+        metadata={"description": "Without the time limit: the `details` of the status `failed` have the final reason."}
     )
     code = fields.Integer(allow_none=True)
     signal = fields.Integer(allow_none=True)
