@@ -2,13 +2,15 @@
 
 from __future__ import annotations
 
+import inspect
 import re
 from pathlib import Path
 
 import pytest
 
+from polyjob.services.specs import job_env
 from polyjob.statuses import Status, may_follow
-from runners.base import Reason
+from runners.base import Reason, inputs_variables, marker_variable, volume_variables
 
 ROOT = Path(__file__).resolve().parents[2]
 PAGES = [*sorted(ROOT.glob("*.md")), *sorted((ROOT / "docs").glob("*.md"))]
@@ -52,6 +54,15 @@ def test_api_page_lists_each_status():
     managed = [status for status in Status if any(may_follow(status, other, managed=True) for other in Status)]
     assert rows == [Status.CREATED, *managed]
     assert set(re.findall(r"`(\w+)`", section)) >= set(Status)
+
+
+def test_config_page_lists_each_variable_of_a_job():
+    functions = (job_env, inputs_variables, marker_variable, volume_variables)
+    source = "".join(map(inspect.getsource, functions))
+    names = set(re.findall(r'"((?:POLYAXON|POLYJOB|CUDA|NVIDIA)_[A-Z_]+)"', source))
+    section = (ROOT / "docs/job-config.md").read_text().split("## Variables of a job\n")[1].split("\n## ")[0]
+    assert "POLYAXON_API" in names
+    assert names <= set(re.findall(r"`(\w+)`", section))
 
 
 def test_api_page_lists_each_reason():
