@@ -166,8 +166,8 @@ CAPABILITIES: Mapping[str, Mapping[str, Support]] = {
 """Runner → path of a part of the config → support. The server itself honours every part that is not listed."""
 
 REQUIRED_PARTS: Mapping[str, Mapping[str, str]] = {
-    "docker": {"build.image": "a container is made of an image"},
-    "kubernetes": {"build.image": "a pod's container is made of an image"},
+    "docker": {"build.image": "a container runs an image"},
+    "kubernetes": {"build.image": "a pod's container runs an image"},
 }
 """Runner → path of a part that every config for it must have → the reason."""
 

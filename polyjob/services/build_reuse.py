@@ -134,7 +134,8 @@ def _not_reused_reason(same: Build) -> dict[str, Any]:
     if same.stop_at is not None:
         return _reason(withdrawn or "unusable", f"build {same.id} is being stopped")
     kind = withdrawn if same.status in UNUSABLE_STATUSES else None
-    return _reason(kind or "unusable", f"build {same.id} is {same.status}")
+    end = "was stopped" if same.status == Status.STOPPED else "failed"
+    return _reason(kind or "unusable", f"build {same.id} {end}")
 
 
 def _reason(kind: str, text: str, changed: Sequence[str] = ()) -> dict[str, Any]:

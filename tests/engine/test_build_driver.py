@@ -258,7 +258,7 @@ def test_each_build_has_the_reason_why_it_was_made(world):
     assert reason_of_build() == ("invalidated", "build 5 was invalidated")
     failing = {"image": "z", "env_vars": [["FAKE_BUILD_FAIL", "1:3"]], "build_steps": ["x"]}
     assert reason_of_build(**failing)[0] == "changed"
-    assert reason_of_build(**failing) == ("unusable", "build 7 is failed")
+    assert reason_of_build(**failing) == ("unusable", "build 7 failed")
 
 
 def test_retried_build_is_noted_on_build_and_job(world, monkeypatch):
