@@ -7,7 +7,9 @@ import re
 from pathlib import Path
 
 import pytest
+from marshmallow import fields
 
+from polyjob.jobconfig.schema import ConfigSchema
 from polyjob.services.specs import job_env
 from polyjob.statuses import Status, may_follow
 from runners.base import Reason, inputs_variables, marker_variable, volume_variables
@@ -63,6 +65,18 @@ def test_config_page_lists_each_variable_of_a_job():
     section = (ROOT / "docs/job-config.md").read_text().split("## Variables of a job\n")[1].split("\n## ")[0]
     assert "POLYAXON_API" in names
     assert names <= set(re.findall(r"`(\w+)`", section))
+
+
+def keys_of(schema):
+    for name, field in schema.fields.items():
+        yield name
+        yield from keys_of(field.schema) if isinstance(field, fields.Nested) else ()
+
+
+def test_config_page_names_each_key():
+    page = (ROOT / "docs/job-config.md").read_text()
+    names = {part for code in re.findall(r"`([\w.]+)`", page) for part in code.split(".")}
+    assert set(keys_of(ConfigSchema())) - names == {"formatter"}, "`logging.formatter` has no effect anywhere"
 
 
 def test_api_page_lists_each_reason():
