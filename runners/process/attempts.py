@@ -11,7 +11,8 @@ the job, and holds the lock for as long as it lives:
 | empty, or id of another boot | no | the keeper has ended |
 | `fenced` | no | no keeper may ever get the job |
 
-The file appears complete, by a hard link from `attempt.part`. On a file system without hard links it is empty for a
+The file appears complete: with its folder, which the keeper server has prepared and gives the job's name, or by a hard
+link from `attempt.part`. On a file system without hard links it is empty for a
 moment. Then `attempt.part`, which exists until the attempt has the id, shows that no keeper has emptied it.
 
 Standard library only: the keeper server loads this module.
@@ -69,6 +70,21 @@ def create(path: str, boot_id: str) -> None:
         raise
     except OSError:  # hard links are not supported here; any other error occurs again in the next line
         os.close(os.open(path, os.O_WRONLY | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600))
+
+
+def create_locked(path: str, boot_id: str) -> int:
+    """Create the attempt of a job that is not known yet, in a folder that no one else uses. Return its locked file.
+
+    Raises OSError.
+    """
+    attempt = os.open(path, os.O_RDWR | os.O_CREAT | os.O_EXCL | os.O_CLOEXEC, 0o600)
+    try:
+        fcntl.flock(attempt, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        os.write(attempt, boot_id.encode())
+    except OSError:
+        os.close(attempt)
+        raise
+    return attempt
 
 
 def lock_unused(path: str, boot_id: str) -> int | None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import contextlib
 import json
 import os
 import socket
@@ -11,6 +12,7 @@ from typing import Any
 from runners.process import attempts
 from runners.process.job_files import ExitFile
 from runners.process.keeper import Keeper
+from runners.process.private_folder import PrivateFolder
 
 HEADER = "=Q"
 """The number of bytes that a keeper receives."""
@@ -23,19 +25,46 @@ class KeeperProcess:
         self.pid = pid
         self.start_time = start_time
         self._channel = channel
+        self._prepared: PrivateFolder | None = None
+        """The folder of its next job."""
 
-    def give_job(self, spec: dict[str, Any], folder: str, attempt: int, exit_file: int) -> None:
-        """Pass the job, the locked attempt and the file for its exit to the keeper.
+    def prepare(self, path: str, boot_id: str) -> None:
+        """Prepare a folder for the next job, unless there is one. On a full disk, each start creates its folder."""
+        if self._prepared is None:
+            with contextlib.suppress(OSError):
+                self._prepared = PrivateFolder.prepare(f"{path}/{self.pid}", self._identity(boot_id))
+
+    def make_folder(self, path: str, boot_id: str) -> PrivateFolder | None:
+        """Return the folder of a job that this keeper is to have, as `PrivateFolder.of_job` does. Raises OSError."""
+        if self._prepared is None or not self._prepared.give_to(path):
+            return PrivateFolder.of_job(path, self._identity(boot_id))
+        folder, self._prepared = self._prepared, None
+        return folder
+
+    def give_job(self, spec: dict[str, Any], folder: PrivateFolder) -> None:
+        """Pass the job with the files of its folder to the keeper.
 
         Raises OSError if the keeper has died; then it has not begun the job.
         """
-        data = json.dumps([spec, folder]).encode()
-        socket.send_fds(self._channel, [struct.pack(HEADER, len(data))], [attempt, exit_file])
+        data = json.dumps([spec, folder.path]).encode()
+        socket.send_fds(self._channel, [struct.pack(HEADER, len(data))], [folder.attempt, folder.exit_file])
         self._channel.sendall(data)
 
     def close(self) -> None:
         """Give the keeper no more jobs. It ends once it has none."""
         self._channel.close()
+        if self._prepared is not None:
+            self._prepared.remove()
+            self._prepared = None
+
+    def close_files(self) -> None:
+        """In another keeper: close the files that it has inherited."""
+        self._channel.close()
+        if self._prepared is not None:
+            self._prepared.close()
+
+    def _identity(self, boot_id: str) -> dict[str, Any]:
+        return {"boot_id": boot_id, "pid": self.pid, "start_time": self.start_time}
 
 
 def keep_jobs(channel: socket.socket, keeper: Keeper) -> None:

@@ -14,8 +14,9 @@ the next start of a job starts another server.
 
 An engine with another VERSION uses another socket, and so another server.
 
-**Idle keepers.** One keeper is always forked in advance and waits for its job on a socket. So the cost of the fork is
-paid before the job arrives. After a job that has ended by itself and has left nothing, a keeper waits for another one.
+**Idle keepers.** One keeper is always forked in advance and waits for its job on a socket. The private folder of that
+job is prepared, too, and gets its name when the job arrives. So both costs are paid before. After a job that has ended
+by itself and has left nothing, a keeper waits for another one.
 
 **Files.** In `<data>/process/jobs/<uuid>/`, the private folder of a job, these files appear in this order:
 
@@ -38,18 +39,19 @@ import signal
 import socket
 from typing import Any
 
-from runners.common.durable import replace_file
-from runners.process import attempts
-from runners.process.job_files import ExitFile
 from runners.process.keeper import Keeper
 from runners.process.keeper_process import KeeperProcess, keep_jobs
 from runners.process.linux import BOOT_ID_PATH, process_stat
+from runners.process.private_folder import remove_prepared
 
 VERSION = 5
 """Version of the protocol."""
 REQUEST_LIMIT_BYTES = 1 << 26
 IDLE_CHECK_MS = 1000
 """Milliseconds after which an idle server looks whether it can end, or needs fewer keepers."""
+PREPARE_AFTER_MS = 2
+"""Milliseconds without a request or news after which the server prepares the next start. Until then, the engine and the
+keepers need the CPU more."""
 IDLE_KEEPERS_LIMIT = 8
 """Keepers that wait for jobs at the same time."""
 
@@ -73,6 +75,8 @@ class Server:
         signal.signal(signal.SIGCHLD, lambda number, frame: None)
         signal.set_wakeup_fd(self._wakeup_write, warn_on_full_buffer=False)
         self._folder_file = os.open(folder, os.O_RDONLY | os.O_DIRECTORY | os.O_CLOEXEC)
+        self.prepared_folders = f"{folder}/prepared-{VERSION}"
+        remove_prepared(self.prepared_folders)
         self.socket_path = f"/proc/self/fd/{self._folder_file}/server-{VERSION}"
         for file in (self.wakeup_read, self.news_read):
             self.poll.register(file, select.POLLIN)
@@ -92,9 +96,11 @@ class Server:
 
     def run(self) -> None:
         """Serve until no one is connected and no keeper has a job."""
+        must_prepare = False
         while True:
             may_rest = self.connections or self.busy
-            events = self.poll.poll(None if may_rest and len(self.idle) <= 1 else IDLE_CHECK_MS)
+            pause = None if may_rest and len(self.idle) <= 1 else IDLE_CHECK_MS
+            events = self.poll.poll(PREPARE_AFTER_MS if must_prepare else pause)
             for file, _ in events:
                 if file == self.listening.fileno():
                     self._accept()
@@ -105,12 +111,20 @@ class Server:
                     self._take_news(os.read(self.news_read, 1 << 16).decode().splitlines())
                 else:
                     self._read(file)
-            if not events:
+            if must_prepare and not events:
+                self._prepare()
+            elif not events:
                 self._close_idle(keep=1)
-            if self.connections and not self.idle:
-                self._fork_keeper()
+            must_prepare = bool(events and self.connections)
             if not self.connections and not self.busy and self._leave():
                 return
+
+    def _prepare(self) -> None:
+        """Do in advance what the next start needs: fork a keeper, and create the private folder of its job."""
+        if not self.idle:
+            self._fork_keeper()
+        for keeper in self.idle:
+            keeper.prepare(self.prepared_folders, self.boot_id)
 
     def _leave(self) -> bool:
         """Remove the socket. Return False, with a new socket, if a client has connected to the old one meanwhile."""
@@ -199,39 +213,21 @@ class Server:
         uuid = spec["uuid"]
         if not (len(uuid) == 32 and uuid.isalnum()):
             raise ValueError(uuid)
-        folder = f"{self.folder}/jobs/{uuid}"
         if not self.idle:
             self._fork_keeper()  # before files of the job are open, which the fork would inherit
-        with contextlib.suppress(FileExistsError):
-            os.mkdir(folder, 0o700)
-        attempt = attempts.begin(f"{folder}/attempt", self.boot_id)
-        if attempt is None:
+        keeper = self.idle[-1]  # it has waited for the shortest time
+        folder = keeper.make_folder(f"{self.folder}/jobs/{uuid}", self.boot_id)
+        if folder is None:
             return False
+        self.busy[keeper.pid] = self.idle.pop()
         try:
-            self._give(spec, folder, attempt)
-        except OSError:
-            for name in ("exit.json.part", "keeper.json.part", "keeper.json", "attempt"):
-                with contextlib.suppress(OSError):
-                    os.unlink(f"{folder}/{name}")
-            raise
-        finally:
-            os.close(attempt)  # the keeper still holds it
-        return True
-
-    def _give(self, spec: dict[str, Any], folder: str, attempt: int) -> None:
-        """Give the job to the keeper that has waited for the shortest time. Raises OSError."""
-        exit_file = ExitFile.reserve(f"{folder}/exit.json").file
-        keeper = self.idle.pop()
-        self.busy[keeper.pid] = keeper
-        try:
-            identity = {"boot_id": self.boot_id, "pid": keeper.pid, "start_time": keeper.start_time}
-            replace_file(f"{folder}/keeper.json", json.dumps(identity).encode(), sync=False)
-            keeper.give_job(spec, folder, attempt, exit_file)
+            keeper.give_job(spec, folder)
         except OSError:
             keeper.close()
+            folder.remove()
             raise
-        finally:
-            os.close(exit_file)
+        folder.close()  # the keeper still holds the lock of the attempt
+        return True
 
     def _take_back(self, pid: int) -> None:
         """Use the keeper with this pid for another job, unless it has died or there are enough."""
@@ -261,7 +257,7 @@ class Server:
             for connection, _ in self.connections.values():
                 connection.close()
             for keeper in (*self.idle, *self.busy.values()):
-                keeper.close()
+                keeper.close_files()
             self.listening.close()
             for file in (self.wakeup_read, self._wakeup_write, self.news_read, self._folder_file):
                 os.close(file)

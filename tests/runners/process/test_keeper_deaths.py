@@ -18,7 +18,7 @@ from typing import Any
 import pytest
 
 from runners.base import Exited, JobSpec, Missing, Pending, RunnerUnavailable, Running, State
-from runners.process import attempts, keeper_server, launch
+from runners.process import attempts, keeper_server, launch, private_folder
 from runners.process.attempts import FENCED
 from runners.process.linux import BOOT_ID_PATH
 from tests.runners.harness import (
@@ -76,10 +76,12 @@ def failing(number: int) -> Callable[..., None]:
     return fail
 
 
-def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: bool = True) -> None:
+def die_in_start(
+    process: ProcessHarness, spec: JobSpec, at: str, has_links: bool = True, is_prepared: bool = False
+) -> None:
     """Kill a keeper server while it gives a job to a keeper: at the first call of the function `at`.
 
-    A number after the name selects a later call.
+    A number after the name selects a later call. If `is_prepared`, a folder was prepared for the job.
     """
     request = request_of(process, spec)
     name, _, number = at.partition(" ")
@@ -89,7 +91,12 @@ def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: boo
         try:
             owner, _, name = name.rpartition(".")
             keeper_process = keeper_server.KeeperProcess
-            targets = {"os": os, "KeeperProcess": keeper_process, "attempts": attempts, "keeper_server": keeper_server}
+            targets = {
+                "os": os,
+                "KeeperProcess": keeper_process,
+                "attempts": attempts,
+                "private_folder": private_folder,
+            }
             if not has_links:
                 os.link = failing(errno.EPERM)
             call = getattr(targets[owner], name)
@@ -102,6 +109,8 @@ def die_in_start(process: ProcessHarness, spec: JobSpec, at: str, has_links: boo
                 return call(*arguments, **options)
 
             server = keeper_server.Server(str(process.data / "process"))
+            if is_prepared:
+                server._prepare()
             setattr(targets[owner], name, count)
             server._start(request)
         finally:
@@ -115,7 +124,7 @@ DEATHS = [
     "attempts.lock_unused",
     "os.pwrite",
     "os.unlink 2",
-    "keeper_server.replace_file",
+    "private_folder.replace_file",
     "KeeperProcess.give_job",
 ]
 
@@ -166,6 +175,35 @@ class TestDeathInStart:
         handle = process.runner.start(spec, None)
         assert is_lost(process, handle)
         assert not (Path(spec.folder) / "outputs").exists()
+
+
+@pytest.mark.parametrize("at", ["os.rename", "KeeperProcess.give_job"])
+class TestDeathWithPreparedFolder:
+    def test_untaken_job_is_started_by_the_next_server(self, process: ProcessHarness, at: str) -> None:
+        spec = process.printing_job("x")
+        die_in_start(process, spec, at, is_prepared=True)
+        handle = process.runner.start(spec, None)
+        assert process.end(handle).succeeded
+        assert process.runs(spec) == 1
+
+    def test_start_of_an_untaken_job_can_be_prevented(self, process: ProcessHarness, at: str) -> None:
+        spec = process.printing_job("x")
+        die_in_start(process, spec, at, is_prepared=True)
+        assert process.runner.prevent_start(spec.uuid) is None
+        assert process.runner.inventory() == {}
+        assert is_lost(process, process.runner.start(spec, None))
+        assert not (Path(spec.folder) / "outputs").exists()
+
+    def test_next_server_removes_prepared_folders(self, process: ProcessHarness, at: str) -> None:
+        die_in_start(process, process.printing_job("x"), at, is_prepared=True)
+        left = set(prepared_folders(process))
+        process.end(process.runner.start(process.printing_job("y"), None))
+        assert left.isdisjoint(prepared_folders(process))
+
+
+def prepared_folders(process: ProcessHarness) -> list[str]:
+    """Return the names of the folders that keeper servers have prepared: the pids of keepers."""
+    return os.listdir(process.data / "process" / f"prepared-{keeper_server.VERSION}")
 
 
 def new_attempt(process: ProcessHarness) -> Path:
@@ -310,11 +348,8 @@ class TestDeathOfTheKeeper:
         uuid, handle = start_tree(process)
         stopped = processes_of(uuid)
         kill(parent_of(min(stopped)))
-        for _ in range(200):
-            if is_lost(process, handle):
-                assert not [pid for pid in stopped if lives(pid)]
-                return
-        pytest.fail("the job is not reported as missing")
+        wait_for(lambda: is_lost(process, handle))
+        assert not [pid for pid in stopped if lives(pid)]
 
     def test_death_of_a_keeper_wakes_the_engine(self, process: ProcessHarness) -> None:
         spec = process.spec("sleep 1000")

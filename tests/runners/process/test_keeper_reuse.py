@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 from collections.abc import Iterator
@@ -211,3 +212,48 @@ def test_number_of_idle_keepers_is_limited(process: ProcessHarness) -> None:
         open_gate(process, spec)
     pids = {keeper_of(process, spec) for spec in specs}
     wait_for(lambda: sum(lives(pid) for pid in pids) <= keeper_server.IDLE_KEEPERS_LIMIT)
+
+
+class TestPreparedFolder:
+    def test_start_renames_a_prepared_folder(self, process: ProcessHarness) -> None:
+        run(process)
+        wait_for(lambda: len(prepared(process)) == 2)  # of the keeper that was used, and of the one after it
+        inodes = {folder.stat().st_ino for folder in prepared(process)}
+        spec = process.spec("true")
+        process.end(process.runner.start(spec, None))
+        assert folder_of(process, spec).stat().st_ino in inodes
+
+    def test_fenced_job_leaves_the_prepared_folder_unused(self, process: ProcessHarness) -> None:
+        run(process)
+        spec = process.spec("true")
+        wait_for(lambda: len(prepared(process)) == 2)
+        before = prepared(process)
+        assert process.runner.prevent_start(spec.uuid) is None
+        assert isinstance(process.state(process.runner.start(spec, None)), Missing)
+        assert prepared(process) == before
+
+    def test_prepared_folders_end_with_their_server(self, process: ProcessHarness) -> None:
+        run(process)
+        process.runner.close()
+        wait_for(lambda: not prepared(process))
+
+    def test_jobs_run_where_no_folder_can_be_prepared(self, process: ProcessHarness) -> None:
+        run(process)
+        path = prepared_path(process)
+        wait_for(lambda: len(prepared(process)) == 2)
+        for folder in prepared(process):
+            shutil.rmtree(folder)
+        path.rmdir()
+        spec = process.printing_job("x")
+        handle = process.runner.start(spec, None)
+        assert process.end(handle).succeeded
+        assert process.runs(spec) == 1
+
+
+def prepared_path(process: ProcessHarness) -> Path:
+    return process.data / "process" / f"prepared-{keeper_server.VERSION}"
+
+
+def prepared(process: ProcessHarness) -> list[Path]:
+    """Return the folders that are prepared for the next jobs."""
+    return sorted(path.parent for path in prepared_path(process).glob("*/keeper.json"))
