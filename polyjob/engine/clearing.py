@@ -25,6 +25,13 @@ SLICE_SECONDS = 1.0
 """Work of one call. A job can leave millions of temporary files."""
 
 
+class _ClearCall(FunctionCall):
+    """Its result is worth a pass of its own only if something is left to clear."""
+
+    def is_urgent(self, result: Result) -> bool:
+        return bool(result.value) or result.error is not None
+
+
 @dataclass
 class _Backend:
     handles: deque[str] = field(default_factory=deque)
@@ -62,7 +69,7 @@ class Clearing:
     def _next_call(self, key: Key, backend: _Backend, runner: Runner) -> FunctionCall:
         if not backend.has_listed_leftovers:
             return FunctionCall("files", key, "leftovers", lambda: leftovers(runner), self._on_leftovers)
-        return FunctionCall("files", key, "clear", lambda: self._clear(runner, backend.handles), self._on_cleared)
+        return _ClearCall("files", key, "clear", lambda: self._clear(runner, backend.handles), self._on_cleared)
 
     def _on_leftovers(self, result: Result) -> None:
         backend = self._backend_of(result)
@@ -73,21 +80,25 @@ class Clearing:
         backend.handles.extend(result.value)
         backend.backoff.succeed()
 
-    def _clear(self, runner: Runner, handles: deque[str]) -> None:
-        """Clear jobs for a moment. One that cannot be cleared goes to the end. Runs in a pool's thread."""
+    def _clear(self, runner: Runner, handles: deque[str]) -> bool:
+        """Clear jobs for a moment. One that cannot be cleared goes to the end. Runs in a pool's thread.
+
+        Return whether jobs are left.
+        """
         deadline = self._context.clock.seconds() + SLICE_SECONDS
         error: Exception | None = None
         for _ in range(len(handles)):
             try:
                 for _ in runner.clean_in_steps(handles[0]):
                     if self._context.clock.seconds() >= deadline:
-                        return
+                        return True
                 handles.popleft()
             except Exception as raised:
                 error = raised
                 handles.rotate(-1)
         if error is not None:
             raise error
+        return bool(handles)
 
     def _on_cleared(self, result: Result) -> None:
         backend = self._backend_of(result)

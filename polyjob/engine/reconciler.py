@@ -27,6 +27,7 @@ from polyjob.engine.orphans import OrphanRemoval
 from polyjob.engine.removal import Removal
 from polyjob.engine.schedules import Schedules
 from polyjob.engine.writes import Decision, Write
+from polyjob.statuses import Status
 from runners.base import Runner
 
 _DELETED_PROJECTS = Prepared(lambda: Project.select(Project.id).where(DELETED))
@@ -74,12 +75,13 @@ class Engine:
         self.orphans.submit_calls()
         timed = (*self.cleanup.writes(), *self.delays.writes(), *self.schedules.writes())
         decisions += [Decision([write]) for write in timed]
-        is_anything_committed, claimed = self._carry_out(decisions)
+        may_follow, claimed = self._carry_out(decisions)
         if claimed:  # the intent to start them is committed, so they start at once
-            self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)
+            may_follow |= self._carry_out(self.jobs.first_decisions(claimed), may_claim=False)[0]
+            may_follow |= any(job.status is not Status.SCHEDULED for job in claimed)
         self.jobs.clearing.submit_calls()
         self.deliveries.submit_calls()
-        return is_anything_committed or self.context.calls.has_urgent_results()
+        return may_follow or self.context.calls.has_urgent_results()
 
     def close(self) -> None:
         """Begin no more calls, end the running builds, and close the runners. Jobs keep running."""
@@ -97,8 +99,8 @@ class Engine:
     def _carry_out(self, decisions: Sequence[Decision], may_claim: bool = True) -> tuple[bool, list[Job]]:
         """Commit all writes and claims, then submit the calls.
 
-        Return whether anything was committed, and the claimed jobs. A slot that the writes free is claimed again in the
-        same transaction.
+        Return whether any of the writes were committed, and the claimed jobs. A slot that the writes free is claimed
+        again in the same transaction.
         """
         with_writes = [decision for decision in decisions if decision.writes]
         failed: list[Decision] = []
@@ -114,7 +116,7 @@ class Engine:
         for decision in decisions:
             if decision.call is not None and not (decision.needs_commit and decision in failed):
                 _succeeds(decision.call.submit, "the submission of a call")
-        return len(failed) < len(with_writes) or bool(claimed), claimed
+        return len(failed) < len(with_writes), claimed
 
     def _commit_together(self, decisions: Sequence[Decision], may_claim: bool) -> list[Job]:
         """Commit the writes of all decisions in one transaction. Return the claimed jobs."""

@@ -114,6 +114,17 @@ def test_job_without_files_needs_few_statements(world, monkeypatch):
     assert count == 26
 
 
+def test_job_without_files_needs_three_passes(world):
+    world.runner = SilentRunner(RunnerSettings(str(world.settings.data_dir), "0" * 32), lambda: None)
+    world.settle()
+    world.submit()
+    assert not world.engine.run_pass()  # claims and starts it
+    world.engine.backends.poll_soon()
+    assert world.engine.run_pass()  # records its end
+    assert not world.engine.run_pass()
+    assert not world.runner.polls  # it is cleared, which needs no further pass
+
+
 def test_failed_pass_leaves_the_database_usable(world, monkeypatch):
     job = world.submit()
     with monkeypatch.context() as patch:
