@@ -1,8 +1,8 @@
 """The thread that watches logs, database rows and connections for all followers and waiting requests of a process.
 
 At each tick the thread checks three things: whether anybody committed to the database, how long each followed log is,
-and which clients have disconnected. It wakes only the subscriptions that are affected. The thread runs only while there
-are subscriptions.
+and which clients have disconnected. It wakes only the subscriptions that are affected. The thread ends soon after the
+last subscription.
 """
 
 from __future__ import annotations
@@ -34,6 +34,9 @@ happen."""
 FAST_TICKS_SECONDS = 0.25
 CHUNK_BYTES = 1 << 16
 RETRY_AFTER_SECONDS = 5
+LINGER_SECONDS = 5.0
+"""Time after the last subscription in which the thread waits for another one. A new thread would have to open the
+database first."""
 _KEEPALIVE = {socket.TCP_KEEPIDLE: 20, socket.TCP_KEEPINTVL: 10, socket.TCP_KEEPCNT: 3}
 """Seconds, seconds and probes after which the kernel drops the connection of a client whose machine has vanished."""
 
@@ -164,6 +167,8 @@ class Watcher:
         self._dropped: deque[Subscription] = deque()
         self._poll: select.epoll | None = None
         """Exists as long as the thread does. It is never shared across a fork."""
+        self._begun = threading.Event()
+        """Set while there may be subscriptions."""
         self._fast_until = 0.0
         self._last_commit: int | None = None
         """SQLite's number of the last commit that the thread has seen; None makes it read the rows in any case."""
@@ -196,6 +201,7 @@ class Watcher:
                 file.subscriptions.add(subscription)
             self._subscriptions[subscription] = None
             self._counts[owner] += 1
+            self._begun.set()
             self._last_commit = None
             self._fast_until = self.clock() + FAST_TICKS_SECONDS
             if client is not None:
@@ -285,9 +291,17 @@ class Watcher:
                 self._stop()
 
     def _has_subscriptions(self) -> bool:
-        """Return whether the thread is still needed; if not, note that it ends, under the same lock."""
+        """Return whether there are subscriptions, or whether one begins in time.
+
+        If not, note that the thread ends, under the lock of `subscribe`.
+        """
         while self._dropped:
             self.unsubscribe(self._dropped.popleft())
+        with self._lock:
+            if self._subscriptions:
+                return True
+            self._begun.clear()
+        self._begun.wait(LINGER_SECONDS)
         with self._lock:
             if not self._subscriptions:
                 self._stop()

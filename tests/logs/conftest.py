@@ -31,8 +31,9 @@ PATIENCE_SECONDS = 10
 
 
 @pytest.fixture
-def watcher(data_dir: Path) -> Iterator[Watcher]:
-    """A watcher whose thread ends with the test."""
+def watcher(data_dir: Path, monkeypatch: pytest.MonkeyPatch) -> Iterator[Watcher]:
+    """A watcher whose thread ends with its last subscription, and so with the test."""
+    monkeypatch.setattr("polyjob.logs.watcher.LINGER_SECONDS", 0.0)
     watcher = Watcher(limit=112)
     yield watcher
     watcher.close()

@@ -12,7 +12,15 @@ from polyjob.errors import Unavailable
 from polyjob.logs.follow import FollowInterrupted, LogChunk, SlotReassigned, follow, wait_until_done
 from polyjob.services.transitions import insert_first_status
 
-from .conftest import PATIENCE_SECONDS, Reader, connected, in_thread, wait_for_subscriptions, wait_for_ticks
+from .conftest import (
+    PATIENCE_SECONDS,
+    Reader,
+    connected,
+    in_thread,
+    wait_for_subscriptions,
+    wait_for_ticks,
+    watch_threads,
+)
 
 
 def test_close_interrupts_followers(watcher, job, tmp_path):
@@ -138,6 +146,18 @@ def test_waiting_request_returns_when_its_slot_is_reassigned(watcher, job, tmp_p
     assert not waiter.is_alive()
     (tmp_path / "log").write_bytes(b"more")
     assert next(kept) == LogChunk(b"more", 4)
+
+
+def test_thread_serves_the_next_subscription(watcher, job, tmp_path, monkeypatch):
+    monkeypatch.setattr("polyjob.logs.watcher.LINGER_SECONDS", 60.0)
+    follow(watcher, job, tmp_path / "log").close()
+    (thread,) = watch_threads()
+    monkeypatch.setattr("polyjob.logs.watcher.LINGER_SECONDS", 0.0)
+    events = follow(watcher, job, tmp_path / "log")
+    assert watch_threads() == [thread]
+    (tmp_path / "log").write_bytes(b"more")
+    assert next(events) == LogChunk(b"more", 4)
+    events.close()
 
 
 def test_forgotten_follow_frees_its_slot(watcher, job, tmp_path):
