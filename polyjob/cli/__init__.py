@@ -85,8 +85,9 @@ JOB_COMMANDS = ("run", "attach", "wait", "restart", "resume", "copy")
 """Commands whose exit code is the job's."""
 EXIT_CODES_HELP = (
     "The exit code is the job's own, or 128+n if signal n ended the job (143: stopped). 123: the server stopped "
-    "answering and the job continues. 125: the job has no exit code (polyjob or the build failed, or the job was lost "
-    "or stopped before it ran), or it exited with 0 but did not succeed, for example after a stop. 130: Ctrl-C."
+    "answering and the job continues. 125: there is no exit code (wrong usage, no server, a failed build, or a job "
+    "that was lost, or stopped before it ran), or the job exited with 0 but did not succeed, for example after a stop. "
+    "130: Ctrl-C."
 )
 """Help of `JOB_COMMANDS`; docs/command-line.md has the complete table."""
 OUTPUT_ERRORS = (errno.ENOSPC, errno.EDQUOT, errno.EIO, errno.EFBIG, errno.EBADF)

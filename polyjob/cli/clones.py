@@ -39,7 +39,7 @@ def _clone_command(strategy: str, help: str) -> click.Command:
     @param_option
     @backend_option
     @click.option("--update-code", is_flag=True, help="Use the newest upload of the project.")
-    @click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of the first shell.")
+    @click.option("--clean", is_flag=True, help="Run in a new folder, without the variables of the first job's shell.")
     @click.option("--detach", "-d", is_flag=True, help="Print the new job's number and do not wait.")
     @quiet_option
     def clone(job: str, project: str | None, detach: bool, quiet: bool, **options: Any) -> NoReturn:

@@ -146,7 +146,7 @@ def show(job: str, project: str | None, is_json: bool) -> None:
             ("original", f"{view['original']} ({view['cloning_strategy']})" if view["original"] else None),
             ("after", ", ".join(map(_dependency, view["after"])) or None),
             ("retry", _retry_of(view)),
-            ("backend", view["backend"] if view["is_managed"] else None),
+            ("runner", view["backend"] if view["is_managed"] else None),
             ("node", view["node_scheduled"]),
             ("tags", ", ".join(view["tags"] or [])),
             ("description", view["description"]),

@@ -66,12 +66,13 @@ yes_option = click.option("--yes", "-y", is_flag=True, help="Do not ask for conf
 quiet_option = click.option("--quiet", "-q", is_flag=True, help="Show only the output of the job.")
 data_dir_option = click.option(
     "--data-dir",
+    metavar="FOLDER",
     type=click.Path(file_okay=False, path_type=Path),
     help="Folder of the database, logs and outputs.  [default: POLYJOB_DATA_DIR]",
 )
 env_option = click.option(
     "--env", "-e", "env_vars", multiple=True, metavar="NAME[=VALUE]",
-    help="Set a variable of the job, without VALUE to that of this shell; repeatable.",
+    help="Set a variable of the job. NAME alone takes the value of this shell; repeatable.",
 )  # fmt: skip
 secret_option = click.option(
     "--secret", "secrets", multiple=True, metavar="NAME", help="Give the job a secret as a variable; repeatable."

@@ -73,7 +73,7 @@ _JOB_OPTIONS = (
     click.option("--tag", "tags", multiple=True, help="Add a tag; repeatable."),
     click.option("--timeout", type=Duration(), help="Time limit, in seconds or such as 1h30m."),
     click.option("--retries", type=click.IntRange(0), metavar="N", help="Try again up to N times if the job fails."),
-    click.option("--notify", metavar="URL", help="URL that receives the end of the job."),
+    click.option("--notify", metavar="URL", help="URL that gets a message at the end of the job."),
     click.option(
         "--after",
         multiple=True,
@@ -88,7 +88,7 @@ _JOB_OPTIONS = (
         callback=parse_inputs_from,
         help="Put the outputs of this job into $POLYJOB_INPUTS_PATH/JOB, once it has succeeded; repeatable.",
     ),
-    click.option("--clean", is_flag=True, help="Run in an empty folder, without the variables of this shell."),
+    click.option("--clean", is_flag=True, help="Run in a new folder, without the variables of this shell."),
     click.argument("command", nargs=-1, type=click.UNPROCESSED),
 )
 

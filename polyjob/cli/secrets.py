@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 import sys
 from urllib.parse import quote
 
@@ -17,7 +18,7 @@ from polyjob.cli.refusals import name_options
 from polyjob.cli.run import create_project
 
 all_option = click.option(
-    "--all-projects", "for_all", is_flag=True, help="A secret for the jobs of all projects; for administrators."
+    "--all-projects", "for_all", is_flag=True, help="Secrets for the jobs of all projects; for administrators."
 )
 
 
@@ -40,7 +41,7 @@ def set_(name: str, project: str | None, for_all: bool, is_json: bool) -> None:
     The value is the standard input without the line break at its end. On a terminal, polyjob asks for it.
     """
     value = _read_value(name)
-    with exit_on_error(), name_options({"name": "NAME", "value": "the value"}):
+    with exit_on_error(), name_options({"name": "NAME"}):
         client = connect()
         if not for_all:
             create_project(client, project_path(client, project), is_json)
@@ -93,5 +94,7 @@ def _path(client: Client, project: str | None, for_all: bool, name: str = "") ->
     return f"{base}/secrets/{quote(name, safe='')}" if name else f"{base}/secrets"
 
 
-secret.add_command(ls, "list")
+other_name = copy.copy(ls)
+other_name.hidden = True
+secret.add_command(other_name, "list")
 commands = {"secret": secret}

@@ -21,7 +21,10 @@ def token() -> None:
 
 @token.command()
 @click.argument("name")
-@click.option("--scope", type=click.Choice(["read", "submit", "admin"]), default="submit", show_default=True)
+@click.option(
+    "--scope", type=click.Choice(["read", "submit", "admin"]), default="submit", show_default=True,
+    help="Permissions of the token.",
+)  # fmt: skip
 @click.option("--project", "-p", help="Limit the token to this project.")
 @click.option("--days", type=click.FloatRange(0, min_open=True), help="Days after which the token expires.")
 @json_option

@@ -50,7 +50,7 @@ def ls(is_json: bool) -> None:
 
 @user.command()
 @click.argument("username")
-@click.option("--email")
+@click.option("--email", help="E-mail address of the user.")
 @click.option("--admin", is_flag=True, help="Create an administrator.")
 @click.option("--password/--no-password", "with_password", default=True, help="Ask for a password.")
 @json_option
@@ -84,7 +84,8 @@ def invite(project: str | None, role: str | None, is_json: bool) -> None:
         print_json(created)
     else:
         click.echo(created["url"])
-        say(f"The link works once, until {local_time(created['expires_at'])}. `polyjob user withdraw` ends it earlier.")
+        end = local_time(created["expires_at"])
+        say(f"The link works once, until {end}. `polyjob user withdraw {created['id']}` ends it earlier.")
 
 
 @user.command()

@@ -22,8 +22,8 @@ POOLS = {"build": 0, "look": 2, "control": 8, "files": 4, "pack": 4, "remove": 2
 
 The pools keep slow calls apart. Hung builds do not delay a stop, and slow starts do not delay a poll. A slow drain,
 large outputs and the removal of many files do not delay the end of another job, and no receiver of a webhook delays
-any of these. The setting `build_slots` sizes the pool of builds. Sweeps have one thread for the data folder and one for
-each runner, because each may take hours.
+any of these. The setting `build_slots` sizes the pool of builds. The pool `sweep`, of cleanup, garbage collection and
+orphans, has one thread for the data folder and one for each runner, because each call may take hours.
 """
 
 

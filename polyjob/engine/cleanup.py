@@ -30,7 +30,7 @@ STALE_AFTER_SECONDS = 86_400.0
 By then, the request that created it has written its row, or has died.
 """
 BATCH_ROWS = 2000
-"""Lines of the audit trail, and deliveries, removed at once. If there are more, the next pass continues."""
+"""Entries of the audit trail, and deliveries, removed at once. If there are more, the next pass continues."""
 
 
 class Cleanup:

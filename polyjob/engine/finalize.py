@@ -273,7 +273,7 @@ def stragglers_note(job: Job) -> str | None:
     if not names:
         return None
     listed = ", ".join(f"`{name}`" for name in names)
-    return f"Processes were still running when the command ended, and were killed: {listed}. Let it wait for them."
+    return f"Processes still ran when the command ended, and were killed: {listed}. Let the command wait for them."
 
 
 def _failure(end: Exit) -> str:

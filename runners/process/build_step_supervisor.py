@@ -1,6 +1,6 @@
 """The supervisor of one build step: kills the step when the engine that started it dies.
 
-    python -I -S launch.py step_supervisor
+    python -I -S launch.py build_step_supervisor
 
 Standard library only. The first line of standard input is a JSON object that describes the command. The engine holds
 the other end of standard input open. When that reaches its end, the command and all its descendants are killed.

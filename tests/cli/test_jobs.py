@@ -24,6 +24,7 @@ def test_show_prints_a_job(server: Server, named_job: str) -> None:
     assert (view["name"], view["tags"], view["exit_code"]) == ("named", ["t"], 4)
     text = polyjob(server, "show", f"root.quick-start.jobs.{named_job}").stdout.decode()
     assert "named" in text and "exit code  4" in text and "command    echo x; exit 4" in text
+    assert "runner     process" in text
 
 
 @pytest.mark.parametrize("option", ["--query", "-q"])

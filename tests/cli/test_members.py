@@ -24,6 +24,8 @@ def test_invite_prints_a_link(server: Server) -> None:
     invited = polyjob(server, "user", "invite", "-p", "quick-start")
     assert b"/users/invite/" in invited.stdout
     assert b"The link works once" in invited.stderr
+    invite_id = json_of(server, "user", "invites", "-p", "quick-start", "--json")[-1]["id"]
+    assert f"`polyjob user withdraw {invite_id}` ends it earlier".encode() in invited.stderr
     assert json_of(server, "user", "invite", "-p", "quick-start", "--role", "read", "--json")["role"] == "read"
     assert polyjob(server, "user", "invite", "--role", "read").returncode == 2
 

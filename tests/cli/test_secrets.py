@@ -26,6 +26,11 @@ def test_job_receives_a_stored_secret(server: Server) -> None:
     assert b"--secret: There is no secret `TOKEN`; store it with `polyjob secret set TOKEN`." in refused.stderr
 
 
+def test_help_shows_one_name_of_the_list(server: Server) -> None:
+    shown = polyjob(server, "secret", "--help").stdout.split()
+    assert b"ls" in shown and b"list" not in shown
+
+
 def test_secret_of_the_server_is_used_in_every_project(server: Server) -> None:
     assert polyjob(server, "secret", "set", "--all-projects", "SHARED", data=VALUE).returncode == 0
     assert polyjob(server, "run", "-q", "-p", "other", "--secret", "SHARED", "echo $SHARED").stdout == b"***\n"
