@@ -36,7 +36,7 @@ def spawns_per_second(seconds: float) -> float:
 
 
 class Fifo:
-    """A named pipe with which a job tells that it has come to a point. Both sides write and read without delay."""
+    """A named pipe through which a job reports that it has reached a point, without delay on both sides."""
 
     def __init__(self, path: Path) -> None:
         os.mkfifo(path)

@@ -31,7 +31,7 @@ class Plan:
         return quick if self.quick else full
 
     def new_folder(self) -> Path:
-        """Return a path that nothing uses yet. None is the beginning of another one, as processes are found by it."""
+        """Return a path that nothing uses yet. No path begins with another one, because processes are found by it."""
         return self.folder / f"{next(_numbers):06}"
 
     def serve(
