@@ -159,7 +159,7 @@ class BuildSpec:
 
 @dataclass(frozen=True)
 class Placement:
-    """Where in a cluster to run a job, and which objects of the cluster it uses. Other backends ignore it."""
+    """The place of a job in a cluster, and the objects of the cluster that it uses. Other backends ignore it."""
 
     node_selector: Mapping[str, str] = dataclasses.field(default_factory=dict)
     affinity: Mapping[str, Any] = dataclasses.field(default_factory=dict)
