@@ -1,5 +1,8 @@
 """Clear the backend of ended jobs after their terminal status, where that is safe; see `job_decisions`.
 
+The empty folder of outputs is removed, too. The removal of a folder can wait for the syncs of other files, so it does
+not delay the status.
+
 Only local runners are cleared like this. All of it can be lost: the first call for a runner looks for what an earlier
 engine has left.
 """
@@ -34,10 +37,10 @@ class _ClearCall(FunctionCall):
 
 @dataclass
 class _Backend:
-    handles: deque[str] = field(default_factory=deque)
-    """Handles of the jobs to clear."""
+    jobs: deque[tuple[str, str]] = field(default_factory=deque)
+    """Uuid and handle of the jobs to clear."""
     has_listed_leftovers: bool = False
-    """Whether `handles` has the jobs that an earlier engine left."""
+    """Whether `jobs` has the jobs that an earlier engine left."""
     backoff: Backoff = field(default_factory=Backoff)
 
 
@@ -49,9 +52,9 @@ class Clearing:
         self._runners = backends
         self._backends: dict[str, _Backend] = {}
 
-    def add(self, runner_name: str, handle: str) -> None:
+    def add(self, runner_name: str, uuid: str, handle: str) -> None:
         """Clear this job soon. Its terminal status is committed."""
-        self._backends.setdefault(runner_name, _Backend()).handles.append(handle)
+        self._backends.setdefault(runner_name, _Backend()).jobs.append((uuid, handle))
 
     def submit_calls(self) -> None:
         """Submit the next call for each local runner that has something to clear."""
@@ -60,7 +63,7 @@ class Clearing:
             backend = self._backends.setdefault(name, _Backend())
             is_due = (
                 runner.is_local
-                and (backend.handles or not backend.has_listed_leftovers)
+                and (backend.jobs or not backend.has_listed_leftovers)
                 and now >= backend.backoff.retry_at
             )
             if is_due and not self._context.calls.is_busy(("clear", name)):
@@ -69,7 +72,7 @@ class Clearing:
     def _next_call(self, key: Key, backend: _Backend, runner: Runner) -> FunctionCall:
         if not backend.has_listed_leftovers:
             return FunctionCall("files", key, "leftovers", lambda: leftovers(runner), self._on_leftovers)
-        return _ClearCall("files", key, "clear", lambda: self._clear(runner, backend.handles), self._on_cleared)
+        return _ClearCall("files", key, "clear", lambda: self._clear(runner, backend.jobs), self._on_cleared)
 
     def _on_leftovers(self, result: Result) -> None:
         backend = self._backend_of(result)
@@ -77,28 +80,30 @@ class Clearing:
             backend.backoff.fail("leftovers", result.error, self._context.clock.seconds())
             return
         backend.has_listed_leftovers = True
-        backend.handles.extend(result.value)
+        backend.jobs.extend(result.value)
         backend.backoff.succeed()
 
-    def _clear(self, runner: Runner, handles: deque[str]) -> bool:
+    def _clear(self, runner: Runner, jobs: deque[tuple[str, str]]) -> bool:
         """Clear jobs for a moment. One that cannot be cleared goes to the end. Runs in a pool's thread.
 
         Return whether jobs are left.
         """
         deadline = self._context.clock.seconds() + SLICE_SECONDS
         error: Exception | None = None
-        for _ in range(len(handles)):
+        for _ in range(len(jobs)):
+            uuid, handle = jobs[0]
             try:
-                for _ in runner.clean_in_steps(handles[0]):
+                self._context.store.remove_empty_outputs(uuid)
+                for _ in runner.clean_in_steps(handle):
                     if self._context.clock.seconds() >= deadline:
                         return True
-                handles.popleft()
+                jobs.popleft()
             except Exception as raised:
                 error = raised
-                handles.rotate(-1)
+                jobs.rotate(-1)
         if error is not None:
             raise error
-        return bool(handles)
+        return bool(jobs)
 
     def _on_cleared(self, result: Result) -> None:
         backend = self._backend_of(result)
@@ -113,11 +118,11 @@ class Clearing:
         return self._backends[name]
 
 
-def leftovers(runner: Runner) -> list[str]:
-    """Return the handles of the jobs in the backend that are done. Raises RunnerUnavailable."""
+def leftovers(runner: Runner) -> list[tuple[str, str]]:
+    """Return uuid and handle of the jobs in the backend that are done. Raises RunnerUnavailable."""
     handles = runner.inventory()
-    done: list[str] = []
+    done: list[tuple[str, str]] = []
     for chunk in chunked(handles, 500):
         rows = Job.select(Job.uuid).where(Job.uuid << list(chunk), Job.finished_at.is_null(False))
-        done.extend(handles[row.uuid] for row in rows)
+        done.extend((row.uuid, handles[row.uuid]) for row in rows)
     return done

@@ -467,12 +467,12 @@ class FinishJob(JobCall):
 class ClearJob:
     """Clear the backend of a job that has its terminal status. Later, if that is not possible at once."""
 
-    runner_name: str
+    job: Job
     handle: str
     tools: JobTools
 
     def submit(self) -> None:
-        self.tools.clearing.add(self.runner_name, self.handle)
+        self.tools.clearing.add(self.job.runner, self.job.uuid, self.handle)
 
 
 def prevent_start(runner: Runner, uuid: str) -> str | None:

@@ -158,7 +158,7 @@ def _decide_ended(job: Job, memory: JobMemory, runner: Runner, tools: JobTools, 
     handle = _handle(job, memory)
     if memory.call is None and memory.has_left_nothing and not _is_cleared_first(job, runner, end):
         writes = [*news.writes, job_writes.end_write(job, memory, end, news.begin)]
-        return Decision(writes, ClearJob(job.runner, handle, tools), needs_commit=True)
+        return Decision(writes, ClearJob(job, handle, tools), needs_commit=True)
     writes = [*news.writes, *_begin_writes(job, news), job_writes.exit_write(job, end)]
     if memory.call is not None:  # a call for the running job has not returned
         return Decision(writes)
@@ -173,7 +173,7 @@ def _decide_finishing(job: Job, memory: JobMemory, backend: BackendState, now: N
 
 
 def _decide_finished(job: Job, memory: JobMemory, backend: BackendState, now: Now, tools: JobTools) -> Decision:
-    call = None if memory.is_cleared or job.handle is None else ClearJob(job.runner, job.handle, tools)
+    call = None if memory.is_cleared or job.handle is None else ClearJob(job, job.handle, tools)
     return Decision([job_writes.terminal_write(job, memory)], call, needs_commit=True)
 
 

@@ -125,7 +125,7 @@ class JobDriver:
             if isinstance(state, Running) and job.status is not Status.RUNNING:
                 memory.log.expect_output(self.context.clock.seconds())
             if isinstance(state, Exited) and not isinstance(self.backends.runner(job.runner), RemoteRunner):
-                memory.has_left_nothing = self.context.store.remove_empty_outputs(job.uuid)
+                memory.has_left_nothing = self.context.store.has_nothing_to_seal(job.uuid)
 
     def _decide_or_back_off(self, job: Job, backend: BackendState, now: Now) -> Decision:
         """Decide on a job. If that fails, let the job wait for a while, so that it holds up no other."""

@@ -242,11 +242,11 @@ class Store:
         with contextlib.suppress(OSError):
             yield from removing_tree(self.job_folder(uuid) / "inputs")
 
-    def remove_empty_outputs(self, uuid: str) -> bool:
+    def has_nothing_to_seal(self, uuid: str) -> bool:
         """Return whether a local job that has ended has written neither log nor outputs. Takes microseconds.
 
-        If so, there is nothing to seal and to sync, and the empty folder of outputs is removed. False for a job that
-        has read outputs of earlier jobs, because these have to be removed.
+        If so, there is nothing to sync either. False for a job that has read outputs of earlier jobs, because these
+        have to be removed.
         """
         folder = self.job_folder(uuid)
         try:
@@ -260,12 +260,20 @@ class Store:
         if os.path.lexists(folder / "outputs.json") or os.path.lexists(folder / "inputs"):
             return False
         try:
-            os.rmdir(folder / "outputs")
+            outputs = os.open(folder / "outputs", os.O_RDONLY | os.O_DIRECTORY | os.O_NOFOLLOW | os.O_CLOEXEC)
         except FileNotFoundError:
-            pass
-        except OSError:  # not empty, or not a folder any more
+            return True
+        except OSError:  # not a folder any more, or without permissions
             return False
-        return True
+        try:
+            return not os.listdir(outputs)
+        finally:
+            os.close(outputs)
+
+    def remove_empty_outputs(self, uuid: str) -> None:
+        """Remove the folder of a job's outputs if it is empty, as far as possible. May wait for other writers."""
+        with contextlib.suppress(OSError):
+            os.rmdir(self.job_folder(uuid) / "outputs")
 
     def _write_outputs(self, uuid: str, packer: Packer, packed: Iterator[bytes], skip_if_empty: bool) -> Iterator[int]:
         first = next(packed, None)

@@ -261,19 +261,21 @@ class ProcessRunner(Runner):
     def _state(self, handle: str) -> State:
         uuid, boot_id = _parse_handle(handle)
         if boot_id != self.boot_id:  # no process is left, but the exit may have been recorded before the reboot
-            return self._end(uuid)
+            return self._end(uuid, self._exit(uuid))
         running = self._running.get(uuid)
         if running is not None and self._keepers.is_watched(uuid):
             return running
         if self._has_just_begun(uuid):
             return Pending()
-        if self._exit(uuid):
+        end = self._exit(uuid)
+        if end is not None:
             self._keepers.remove(uuid)
-            return self._end(uuid)
+            return self._end(uuid, end)
         if not self._has_keeper(uuid):
-            if self._exit(uuid) is None:  # the keeper may have written it in between
+            end = self._exit(uuid)  # the keeper may have written it in between
+            if end is None:
                 kill_marked(uuid)
-            return self._end(uuid)
+            return self._end(uuid, end)
         if uuid not in self._started:
             if not (self._job_folder(uuid) / "started").exists():
                 return Pending()
@@ -295,10 +297,9 @@ class ProcessRunner(Runner):
         self._begun_at.pop(uuid, None)
         return False
 
-    def _end(self, uuid: str) -> Exited | Missing:
-        """Return the final state of a job that has no process any more."""
+    def _end(self, uuid: str, end: Exit | None) -> Exited | Missing:
+        """Return the final state of a job that has no process any more, from its recorded exit."""
         open_to_owner(Path(self.settings.data_dir) / "jobs" / uuid)  # the job may have removed its permissions
-        end = self._exit(uuid)
         return Exited(end, self.node) if end else Missing()
 
     def _note(self, uuid: str) -> str | None:

@@ -273,12 +273,22 @@ def test_seal_is_done_once(store):
         (lambda folder: (shutil.rmtree(folder), folder.symlink_to(folder)), False),
     ],
 )
-def test_empty_outputs_are_removed_if_there_is_no_log(store, make, is_empty):
+def test_job_without_log_and_outputs_has_nothing_to_seal(store, make, is_empty):
     folder = store.make_job_folder(JOB)
     make(folder)
-    had_outputs = os.path.lexists(folder / "outputs")
-    assert store.remove_empty_outputs(JOB) is is_empty
-    assert os.path.lexists(folder / "outputs") is (had_outputs and not is_empty)
+    assert store.has_nothing_to_seal(JOB) is is_empty
+
+
+def test_only_empty_outputs_are_removed(store):
+    outputs = store.make_job_folder(JOB) / "outputs"
+    outputs.mkdir()
+    (outputs / "model").touch()
+    store.remove_empty_outputs(JOB)
+    assert outputs.exists()
+    (outputs / "model").unlink()
+    for _ in range(2):
+        store.remove_empty_outputs(JOB)
+        assert not outputs.exists()
 
 
 def test_unremovable_outputs_folder_does_not_block_the_job(store, monkeypatch):
@@ -399,7 +409,7 @@ def test_outputs_of_earlier_jobs_are_linked_by_name(store):
     for _ in range(2):
         store.link_job_outputs(JOB, OTHER, "7")
         assert store.job_outputs(OTHER, "7").samefile(store.outputs(JOB).path)
-    assert not store.remove_empty_outputs(OTHER)
+    assert not store.has_nothing_to_seal(OTHER)
     for _ in range(2):
         for _ in store.remove_job_outputs_in_steps(OTHER):
             pass
