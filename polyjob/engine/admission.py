@@ -9,9 +9,8 @@ from polyjob.db.models import QUEUED, Job
 from polyjob.db.prepared import Prepared
 from polyjob.engine.context import Context
 from polyjob.engine.prepare import can_start_at_once, intent_columns
-from polyjob.services import capacity
 from polyjob.services.capacity import Capacity
-from polyjob.services.job_queue import assigned_gpus, gpus_taken, queued_runners, slots_taken
+from polyjob.services.job_queue import assigned_gpus, gpus_taken, read_queues
 from polyjob.services.transitions import transition
 from polyjob.statuses import Status
 from runners.registry import runner_facts
@@ -31,25 +30,23 @@ class Admission:
 
     def free_slots(self) -> dict[str, int]:
         """Return the number of free slots of each runner that has queued jobs and free slots."""
-        runners = queued_runners()
-        return self._free_slots(runners, capacity.read(self._context.settings)) if runners else {}
+        return self._read()[0]
 
-    @staticmethod
-    def _free_slots(runners: Sequence[str], current: Capacity) -> dict[str, int]:
-        taken = slots_taken()
-        free = {name: current.slots_of(name) - taken[name] for name in runners}
-        return {name: number for name, number in free.items() if number > 0}
+    def _read(self) -> tuple[dict[str, int], Capacity]:
+        """Return the number of free slots of each runner that has queued jobs and free slots, and the capacity."""
+        slots_taken, changes = read_queues()
+        current = Capacity(self._context.settings, changes)
+        free = {name: current.slots_of(name) - taken for name, taken in slots_taken.items()}
+        return {name: number for name, number in free.items() if number > 0}, current
 
     def claim(self) -> list[Job]:
         """Claim the head of each runner's queue, as far as its slots are free, and prepare each claimed job.
 
         Called inside a transaction.
         """
-        runners = queued_runners()
-        if not runners:
+        free_slots, current = self._read()
+        if not free_slots:
             return []
-        current = capacity.read(self._context.settings)
-        free_slots = self._free_slots(runners, current)
         limit = QUEUE_SCAN_ROWS if current.assigns_gpus else None
         heads = [_QUEUE(name, limit or free) for name, free in free_slots.items()]
         queue = sorted(itertools.chain.from_iterable(heads), key=lambda job: job.id)

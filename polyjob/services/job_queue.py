@@ -42,10 +42,16 @@ _POSITIONS = (
     "SELECT id, position FROM (SELECT id, ROW_NUMBER() OVER (PARTITION BY runner ORDER BY id) AS position FROM job"
     f" WHERE {QUEUED.sql}) WHERE id IN (SELECT value FROM json_each(?))"
 )
-_RUNNERS = (
+_WITH_QUEUED = (
     f"WITH RECURSIVE queued (runner) AS (SELECT MIN(runner) FROM job WHERE {QUEUED.sql} UNION ALL"
     f" SELECT (SELECT MIN(runner) FROM job WHERE {QUEUED.sql} AND job.runner > queued.runner) FROM queued"
-    " WHERE queued.runner IS NOT NULL) SELECT runner FROM queued WHERE runner IS NOT NULL"
+    " WHERE queued.runner IS NOT NULL)"
+)
+_RUNNERS = f"{_WITH_QUEUED} SELECT runner FROM queued WHERE runner IS NOT NULL"
+_QUEUES = (
+    f"{_WITH_QUEUED} SELECT runner,"
+    f" (SELECT COUNT(*) FROM job WHERE {CLAIMED.sql} AND exit IS NULL AND job.runner = queued.runner),"
+    f" {capacity.CHANGES_SQL} FROM queued WHERE runner IS NOT NULL"
 )
 
 
@@ -95,6 +101,16 @@ def positions_of(job_ids: Collection[int]) -> dict[int, int]:
 def queued_runners() -> list[str]:
     """Return the runners of the queued jobs. Reads one row for each of them, however long the queues are."""
     return [name for (name,) in database.execute_sql(_RUNNERS)]
+
+
+def read_queues() -> tuple[dict[str, int], capacity.Changes]:
+    """Return the runners of the queued jobs with the number of their used slots, and the changes of the capacity.
+
+    Reads all of it by one statement. The changes are left out if no job is queued.
+    """
+    rows = database.execute_sql(_QUEUES).fetchall()
+    changes = capacity.parse_changes(*rows[0][2:]) if rows else capacity.Changes()
+    return {runner: taken for runner, taken, *_ in rows}, changes
 
 
 def slots_taken() -> Counter[str]:

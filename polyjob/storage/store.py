@@ -106,8 +106,10 @@ class Store:
 
     def _make_folder(self, folder: Path) -> Path:
         with contextlib.suppress(FileExistsError):
-            folder.mkdir(mode=PRIVATE_MODE)
-            folder.chmod(stat.S_IMODE(folder.parent.stat().st_mode))
+            os.mkdir(folder, PRIVATE_MODE)
+            mode = stat.S_IMODE(os.stat(folder.parent).st_mode)
+            if mode != PRIVATE_MODE:
+                os.chmod(folder, mode)
         return folder
 
     def remove_job(self, uuid: str) -> None:

@@ -111,7 +111,7 @@ def test_job_without_files_needs_few_statements(world, monkeypatch):
     world.engine.run_pass()
     count = len(statements)
     assert world.statuses(job) == SUCCESS_PATH
-    assert count == 26
+    assert count == 22
 
 
 def test_job_without_files_needs_three_passes(world):
