@@ -90,6 +90,48 @@ def holding_keeper(path: str) -> Iterator[bool]:
             os.close(file)
 
 
+class PreparedFiles:
+    """The empty log and folders of a keeper's next job, which the keeper creates while it waits for the job.
+
+    Each gets its place by a rename, which takes a fraction of the time of a creation.
+    """
+
+    FOLDERS = ("work", "outputs", "tmp")
+
+    def __init__(self, path: str) -> None:
+        """`path` is a folder of this keeper. It does not have to exist."""
+        self._path = path
+
+    def prepare(self) -> None:
+        """Create what is missing, as far as possible. The job's own keeper creates the rest."""
+        with contextlib.suppress(OSError):
+            for path in (self._path, *(f"{self._path}/{name}" for name in self.FOLDERS)):
+                with contextlib.suppress(FileExistsError):
+                    os.mkdir(path, 0o700)
+            os.close(os.open(f"{self._path}/log", os.O_WRONLY | os.O_CREAT | os.O_CLOEXEC, 0o600))
+
+    def give(self, name: str, path: str) -> bool:
+        """Move one of the folders, or the log, to its place. Return False if it is not prepared or the place is taken.
+
+        No other process creates anything at that place.
+        """
+        if name == "log" and os.path.lexists(path):
+            return False
+        try:
+            os.rename(f"{self._path}/{name}", path)
+        except OSError:
+            return False
+        return True
+
+    def remove(self) -> None:
+        """Remove what no job has received, as far as possible."""
+        with contextlib.suppress(OSError):
+            os.unlink(f"{self._path}/log")
+        for path in (*(f"{self._path}/{name}" for name in self.FOLDERS), self._path):
+            with contextlib.suppress(OSError):
+                os.rmdir(path)
+
+
 def make_folder(path: str, account: Account | None) -> None:
     """Create a folder of the job and give it to the account. One that exists already is used. Raises OSError."""
     with contextlib.suppress(FileExistsError):
@@ -97,10 +139,11 @@ def make_folder(path: str, account: Account | None) -> None:
     _give_folder(path, account)
 
 
-def make_temporary_folder(spec: dict[str, Any], account: Account | None) -> None:
+def make_temporary_folder(spec: dict[str, Any], account: Account | None, prepared: PreparedFiles) -> None:
     """Create the job's own TMPDIR. If that fails, the job uses the parent folder, as other processes do."""
     try:
-        os.mkdir(spec["tmp"], 0o700)
+        if not prepared.give("tmp", spec["tmp"]):
+            os.mkdir(spec["tmp"], 0o700)
         _give_folder(spec["tmp"], account)
     except OSError:
         if spec["env"].get("TMPDIR") == spec["tmp"]:

@@ -13,7 +13,7 @@ import stat
 from typing import Any
 
 from runners.common.durable import replace_file
-from runners.process.job_files import ExitFile, make_folder, make_temporary_folder, unpack
+from runners.process.job_files import ExitFile, PreparedFiles, make_folder, make_temporary_folder, unpack
 from runners.process.log_pipe import LogPipe
 from runners.process.spawn import Account, find_shell, spawn
 from runners.process.supervisor import Supervisor
@@ -32,8 +32,9 @@ class Keeper:
     is known.
     """
 
-    def __init__(self, notify: int) -> None:
+    def __init__(self, notify: int, prepared: PreparedFiles) -> None:
         """`notify` is the descriptor of a pipe to the keeper server, for news about the job."""
+        self.prepared = prepared
         self.log_pipe = LogPipe()
         self.supervisor = Supervisor(self.log_pipe)
         self._notify = notify
@@ -49,6 +50,7 @@ class Keeper:
         self._job_count += 1
         self.supervisor.grace = spec["grace"]
         try:
+            self.prepared.give("log", f"{spec['folder']}/log")
             self.log_pipe.open_log(f"{spec['folder']}/log", spec["log_limit"])
             self.log_pipe.mask([spec["env"][name] for name in spec["masked"]])
             started = self._start(spec)
@@ -91,9 +93,10 @@ class Keeper:
         """Create the job's files and start its command. Return its pid, or the exit of a job that did not start."""
         account = Account.of(spec)
         work, outputs = f"{spec['folder']}/work", f"{spec['folder']}/outputs"
-        for path in (work, outputs):
+        for name, path in (("work", work), ("outputs", outputs)):
+            self.prepared.give(name, path)
             make_folder(path, account)
-        make_temporary_folder(spec, account)
+        make_temporary_folder(spec, account, self.prepared)
         error_message = _missing_volume(spec)
         if error_message:
             return _start_failure(error_message)

@@ -15,8 +15,8 @@ the next start of a job starts another server.
 An engine with another VERSION uses another socket, and so another server.
 
 **Idle keepers.** One keeper is always forked in advance and waits for its job on a socket. The private folder of that
-job is prepared, too, and gets its name when the job arrives. So both costs are paid before. After a job that has ended
-by itself and has left nothing, a keeper waits for another one.
+job is prepared, too, and gets its name when the job arrives. The keeper itself prepares the job's log and folders. So
+these costs are paid before. After a job that has ended by itself and has left nothing, a keeper waits for another one.
 
 **Files.** In `<data>/process/jobs/<uuid>/`, the private folder of a job, these files appear in this order:
 
@@ -40,18 +40,14 @@ import socket
 from typing import Any
 
 from runners.process.keeper import Keeper
-from runners.process.keeper_process import KeeperProcess, keep_jobs
+from runners.process.keeper_process import PREPARE_AFTER_MS, KeeperProcess, files_of_keeper, keep_jobs, remove_prepared
 from runners.process.linux import BOOT_ID_PATH, process_stat
-from runners.process.private_folder import remove_prepared
 
 VERSION = 5
 """Version of the protocol."""
 REQUEST_LIMIT_BYTES = 1 << 26
 IDLE_CHECK_MS = 1000
 """Milliseconds after which an idle server looks whether it can end, or needs fewer keepers."""
-PREPARE_AFTER_MS = 2
-"""Milliseconds without a request or news after which the server prepares the next start. Until then, the engine and the
-keepers need the CPU more."""
 IDLE_KEEPERS_LIMIT = 8
 """Keepers that wait for jobs at the same time."""
 
@@ -124,7 +120,7 @@ class Server:
         if not self.idle:
             self._fork_keeper()
         for keeper in self.idle:
-            keeper.prepare(self.prepared_folders, self.boot_id)
+            keeper.prepare(self.boot_id)
 
     def _leave(self) -> bool:
         """Remove the socket. Return False, with a new socket, if a client has connected to the old one meanwhile."""
@@ -246,7 +242,7 @@ class Server:
             self._become_keeper(keeper_end)
         signal.pthread_sigmask(signal.SIG_UNBLOCK, signals)
         keeper_end.close()
-        self.idle.append(KeeperProcess(pid, process_stat(pid).start_time, server_end))
+        self.idle.append(KeeperProcess(pid, process_stat(pid).start_time, server_end, self.prepared_folders))
 
     def _become_keeper(self, channel: socket.socket) -> None:
         """In the forked process: wait for jobs and keep them. Never returns."""
@@ -261,7 +257,7 @@ class Server:
             self.listening.close()
             for file in (self.wakeup_read, self._wakeup_write, self.news_read, self._folder_file):
                 os.close(file)
-            keep_jobs(channel, Keeper(self.news_write))
+            keep_jobs(channel, Keeper(self.news_write, files_of_keeper(self.prepared_folders, os.getpid())))
             exit_code = 0
         except BaseException:
             import traceback

@@ -89,15 +89,11 @@ class PrivateFolder:
             os.rmdir(self.path)
 
 
-def remove_prepared(path: str) -> None:
-    """Remove the folders that a dead server has prepared in the folder `path`, which is created if it is missing.
-
-    Raises OSError.
-    """
-    os.makedirs(path, 0o700, exist_ok=True)
-    for name in os.listdir(path):
-        _remove(f"{path}/{name}", -1)
-        os.rmdir(f"{path}/{name}")
+def remove_private_folder(path: str) -> None:
+    """Remove a folder that no job has received, as far as possible."""
+    _remove(path, -1)
+    with contextlib.suppress(OSError):
+        os.rmdir(path)
 
 
 def _remove(path: str, attempt: int) -> None:

@@ -235,19 +235,49 @@ class TestPreparedFolder:
     def test_prepared_folders_end_with_their_server(self, process: ProcessHarness) -> None:
         run(process)
         process.runner.close()
-        wait_for(lambda: not prepared(process))
+        wait_for(lambda: not any(prepared_path(process).iterdir()))
+
+    def test_job_gets_prepared_log_and_folders(self, process: ProcessHarness) -> None:
+        run(process)
+        wait_for(lambda: len(prepared_files(process)) == 2)
+        inodes = {path.stat().st_ino for folder in prepared_files(process) for path in folder.iterdir()}
+        spec = process.spec('stat -c %i "$TMPDIR"')
+        process.end(process.runner.start(spec, None))
+        job = Path(spec.folder)
+        assert {path.stat().st_ino for path in (job / "log", job / "work", job / "outputs")} < inodes
+        assert int((job / "log").read_text()) in inodes
+
+    def test_existing_files_of_a_job_are_kept(self, process: ProcessHarness) -> None:
+        run(process)
+        wait_for(lambda: len(prepared_files(process)) == 2)
+        spec = process.spec("ls; ls ../outputs")
+        (Path(spec.folder) / "log").write_text("first\n")
+        for name in ("work", "outputs"):
+            (Path(spec.folder) / name).mkdir()
+            (Path(spec.folder) / name / f"in-{name}").touch()
+        process.end(process.runner.start(spec, None))
+        assert (Path(spec.folder) / "log").read_text() == "first\nin-work\nin-outputs\n"
+
+    def test_killed_keeper_leaves_nothing_prepared(self, process: ProcessHarness) -> None:
+        pid = run(process)
+        wait_for(lambda: len(prepared_files(process)) == 2)
+        kill(pid)
+        wait_for(lambda: not any(path.name.startswith(str(pid)) for path in prepared_path(process).iterdir()))
 
     def test_jobs_run_where_no_folder_can_be_prepared(self, process: ProcessHarness) -> None:
         run(process)
         path = prepared_path(process)
-        wait_for(lambda: len(prepared(process)) == 2)
-        for folder in prepared(process):
-            shutil.rmtree(folder)
-        path.rmdir()
+        wait_for(lambda: len(prepared(process)) == 2 and len(prepared_files(process)) == 2)
+        shutil.rmtree(path)
         spec = process.printing_job("x")
         handle = process.runner.start(spec, None)
         assert process.end(handle).succeeded
         assert process.runs(spec) == 1
+
+
+def prepared_files(process: ProcessHarness) -> list[Path]:
+    """Return the folders with the files that keepers have prepared for their next jobs."""
+    return sorted(path.parent for path in prepared_path(process).glob("*.files/log"))
 
 
 def prepared_path(process: ProcessHarness) -> Path:
