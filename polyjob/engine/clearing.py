@@ -101,6 +101,7 @@ class Clearing:
             except Exception as raised:
                 error = raised
                 jobs.rotate(-1)
+        self._context.store.prepare_job_folder()
         if error is not None:
             raise error
         return bool(jobs)

@@ -98,7 +98,25 @@ class Store:
 
     def make_job_folder(self, uuid: str) -> Path:
         """Create the job's folder and return it. Idempotent."""
-        return self._make_folder(self.job_folder(uuid))
+        folder = self.job_folder(uuid)
+        try:
+            os.rename(self._prepared_job_folder, folder)
+        except OSError:  # there is none, or the job has a folder
+            return self._make_folder(folder)
+        _copy_mode(folder)
+        return folder
+
+    def prepare_job_folder(self) -> None:
+        """Create the folder of the next job, as far as possible. Idempotent.
+
+        A rename takes a fraction of the time of a creation, and so does the start of that job.
+        """
+        with contextlib.suppress(OSError):
+            os.mkdir(self._prepared_job_folder, PRIVATE_MODE)
+
+    @property
+    def _prepared_job_folder(self) -> Path:
+        return self.data_dir / "prepared-job"
 
     def make_build_folder(self, uuid: str) -> Path:
         """Create the build's folder and return it. Idempotent."""
@@ -107,9 +125,7 @@ class Store:
     def _make_folder(self, folder: Path) -> Path:
         with contextlib.suppress(FileExistsError):
             os.mkdir(folder, PRIVATE_MODE)
-            mode = stat.S_IMODE(os.stat(folder.parent).st_mode)
-            if mode != PRIVATE_MODE:
-                os.chmod(folder, mode)
+            _copy_mode(folder)
         return folder
 
     def remove_job(self, uuid: str) -> None:
@@ -403,6 +419,13 @@ class _BuildLogFile(io.FileIO):
     def close(self) -> None:
         self._times.close()
         super().close()
+
+
+def _copy_mode(folder: Path) -> None:
+    """Give a new private folder the mode of the folder that it is in."""
+    mode = stat.S_IMODE(os.stat(folder.parent).st_mode)
+    if mode != PRIVATE_MODE:
+        os.chmod(folder, mode)
 
 
 def _restrict(folder: Path, mode: int) -> None:

@@ -279,6 +279,26 @@ def test_job_without_log_and_outputs_has_nothing_to_seal(store, make, is_empty):
     assert store.has_nothing_to_seal(JOB) is is_empty
 
 
+def test_job_gets_the_prepared_folder(store):
+    for _ in range(2):
+        store.prepare_job_folder()
+    (store.data_dir / "jobs").chmod(0o711)  # as a restart with another account for jobs does
+    prepared = (store.data_dir / "prepared-job").stat()
+    folder = store.make_job_folder(JOB)
+    assert folder.stat().st_ino == prepared.st_ino
+    assert mode(folder) == 0o711
+    assert not (store.data_dir / "prepared-job").exists()
+
+
+def test_folder_of_a_job_is_not_replaced_by_the_prepared_one(store):
+    folder = store.make_job_folder(JOB)
+    (folder / "inputs.tar.gz").touch()
+    store.prepare_job_folder()
+    store.make_job_folder(JOB)
+    assert files(folder) == ["inputs.tar.gz"]
+    assert mode(store.make_job_folder(OTHER)) == 0o700
+
+
 def test_only_empty_outputs_are_removed(store):
     outputs = store.make_job_folder(JOB) / "outputs"
     outputs.mkdir()
