@@ -19,7 +19,8 @@ ALLOWED_NAMES = {"log", "log.times", "outputs.tar.gz", "outputs.json", "inputs.t
 
 def leftover_files(data: Path, known: Collection[str]) -> list[str]:
     """Return unfinished files, and files that belong to no job in `known` (uuids)."""
-    leftovers = [str(path.relative_to(data)) for path in data.rglob("*.part")]
+    unfinished = [path for path in data.rglob("*.part") if not _is_prepared(path.relative_to(data))]
+    leftovers = [str(path.relative_to(data)) for path in unfinished]
     for folder in (data / "jobs").iterdir():
         if folder.name not in known:
             leftovers.append(str(folder.relative_to(data)))
@@ -32,6 +33,14 @@ def leftover_files(data: Path, known: Collection[str]) -> list[str]:
         jobs = (data / "process" / "jobs").iterdir()
         leftovers += [f"process/jobs/{path.name}" for path in jobs if not _is_fence(path)]
     return sorted(leftovers)
+
+
+def _is_prepared(path: Path) -> bool:
+    """Return whether a file is in the folder that waits for the next job of a keeper that lives."""
+    match path.parts:
+        case ("process", folder, pid, _):
+            return folder == f"prepared-{keeper_server.VERSION}" and Path("/proc", pid).exists()
+    return False
 
 
 def _names_a_container(record: Path) -> bool:
