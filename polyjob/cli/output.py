@@ -118,9 +118,14 @@ def local_time(timestamp: str | None) -> str:
     return datetime.fromisoformat(timestamp).astimezone().strftime("%Y-%m-%d %H:%M:%S") if timestamp else ""
 
 
+def has_started(job: dict[str, Any]) -> bool:
+    """Return whether a job or build has started. If it ended before, `started_at` is the time of its creation."""
+    return job.get("started_at") not in (None, job.get("created_at"))
+
+
 def duration_of(job: dict[str, Any]) -> str:
     """Return the time from the start of a job to its end or now; empty for a job that has not started."""
-    if not job.get("started_at"):
+    if not has_started(job):
         return ""
     end = datetime.fromisoformat(job["finished_at"]) if job.get("finished_at") else datetime.now(UTC)
     return format_duration(end - datetime.fromisoformat(job["started_at"]))

@@ -30,7 +30,7 @@ def job_rows(page: Page, shows_projects: bool, restore_button: Callable[[Job], M
     rows = []
     for job in page.jobs:
         note = f' <span class="faint">{escape(page.notes[job.id])}</span>' if job.id in page.notes else ""
-        duration = f'<span class="phone">took </span>{escape(took(job))}' if job.started_at else ""
+        duration = f'<span class="phone">took </span>{escape(length)}' if (length := took(job)) else ""
         title = _title(job, f"{urls[job.project_id]}/jobs/{job.id}")
         restore = restore_button(job) if job.archived_at else ""
         bookmark = _BOOKMARKED if job.id in page.bookmarked else ""

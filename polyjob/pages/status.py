@@ -121,11 +121,11 @@ def _chart(all_slots: int, hours: int) -> chart.Chart:
     until = to_microseconds(now())
     since = until - hours * 3_600_000_000
     ended = (
-        "SELECT started_at, finished_at FROM job WHERE cleared_at IS NULL AND deleted_at IS NULL AND finished_at >= ? "
-        "ORDER BY finished_at DESC LIMIT ?"
+        "SELECT created_at, started_at, finished_at FROM job WHERE cleared_at IS NULL AND deleted_at IS NULL "
+        "AND finished_at >= ? ORDER BY finished_at DESC LIMIT ?"
     )
     rows = database.execute_sql(ended, (since, MAX_CHART_JOBS))
-    spans = [(start, end) for start, end in rows if start is not None]
+    spans = [(start, end) for created, start, end in rows if start not in (None, created)]  # others never had a slot
     running = database.execute_sql(f"SELECT started_at FROM job WHERE {CLAIMED.sql} AND exit IS NULL")
     spans += [(start, until) for (start,) in running if start is not None]
     return chart.draw(spans, since, until, all_slots)

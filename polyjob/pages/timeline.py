@@ -36,8 +36,11 @@ class Segment:
 
 
 def elapsed(run: Job | Build) -> datetime.timedelta | None:
-    """Return how long the run took, or has taken so far; None if it has not started."""
-    if run.started_at is None:
+    """Return how long the run took, or has taken so far; None if it has not started.
+
+    A run that ended before it started has the time of its creation as its start, because old clients expect one.
+    """
+    if run.started_at in (None, run.created_at):
         return None
     return (run.finished_at or now()) - run.started_at
 

@@ -39,6 +39,8 @@ def test_duration_is_from_start_to_end(finished_at: str, duration: str) -> None:
 
 def test_job_that_has_not_started_has_no_duration() -> None:
     assert duration_of({"started_at": None}) == ""
+    ended_in_the_queue = dict.fromkeys(("created_at", "started_at"), "2026-01-01T00:00:00+00:00")
+    assert duration_of(ended_in_the_queue | {"finished_at": "2026-01-01T01:02:03+00:00"}) == ""
 
 
 CONTROLS = ["a\nb", "a\x1b[31mb", "a\x1b]52;c;x\x07b", "a\x9b31mb", "a\rb", "a\u202eb", "a\u2028b", "a\x7fb"]

@@ -12,7 +12,7 @@ from flask.testing import FlaskClient
 from polyjob.auth.tokens import digest, new_token
 from polyjob.clock import now
 from polyjob.db.database import write
-from polyjob.db.models import Project, Token, User
+from polyjob.db.models import Job, Project, Token, User
 from polyjob.engine.disk_usage import measure
 from polyjob.engine_link import DISK_USAGE_FILE, write_disk_usage
 from polyjob.setting_values import SlotsByRunner
@@ -92,6 +92,13 @@ def test_chart_covers_the_requested_hours(admin: FlaskClient, project: Project, 
     html = admin.get(f"/status{query}").text
     assert f"Slots in use over the last {hours} hours: peak 1 of 2" in html
     assert f'<a href="?hours={hours}" aria-current="true">' in html
+
+
+def test_chart_omits_jobs_that_never_had_a_slot(admin: FlaskClient, project: Project) -> None:
+    job = make_job(project, (Status.STOPPED, None, None))
+    with write("test"):
+        Job.update(started_at=job.created_at).where(Job.id == job.id).execute()
+    assert "peak 0 of 2" in admin.get("/status").text
 
 
 class Holder:

@@ -4,8 +4,15 @@ from __future__ import annotations
 
 import datetime
 
+from polyjob.db.models import Job
 from polyjob.pages import timeline
 from polyjob.statuses import Status
+
+
+def test_run_that_ended_before_its_start_took_no_time() -> None:
+    created, end = (datetime.datetime(2026, 1, 1, hour, tzinfo=datetime.UTC) for hour in (1, 2))
+    assert timeline.elapsed(Job(created_at=created, started_at=created, finished_at=end)) is None
+    assert timeline.elapsed(Job(created_at=created, started_at=None)) is None
 
 
 def test_bar_is_empty_without_steps_or_room() -> None:
