@@ -35,25 +35,25 @@ COMMAND_LINE_TOKEN = {"name": "command line", "scope": str(Scope.ADMIN), "days":
 """The same as the token that the old command line gets for a password."""
 MAX_TOKENS_SHOWN = 200
 
-blp = Blueprint("keys", __name__)
+blp = Blueprint("tokens", __name__)
 
 
 @blp.get("/keys")
 @requires(Access.ACCOUNT)
-def list_keys() -> AnyResponse:
+def list_tokens() -> AnyResponse:
     return _page(Form(NEW_TOKEN))
 
 
 @blp.get("/app/token")
 @requires(Access.ACCOUNT)
-def key_for_command_line() -> AnyResponse:
+def token_for_command_line() -> AnyResponse:
     """Show the page that `polyaxon login` opens. One button creates a token for the command line."""
     return _page(Form(COMMAND_LINE_TOKEN), is_for_command_line=True)
 
 
 @blp.post("/keys")
 @requires(Access.ACCOUNT)
-def make_key() -> AnyResponse:
+def create_token() -> AnyResponse:
     """Create a token and show it. It is not shown again."""
     form = read_form(keep_stale=True)
     if form.is_stale:
@@ -84,17 +84,17 @@ def ask_revoke(token_id: int) -> str:
         lines=["Programs that use it lose access at once. This cannot be undone."],
         path=own_path(),
         label="Revoke token",
-        back=url_for("pages.keys.list_keys"),
+        back=url_for("pages.tokens.list_tokens"),
     )
 
 
 @blp.post("/keys/<int:token_id>/revoke")
 @requires(Access.ACCOUNT)
-def revoke_key(token_id: int) -> AnyResponse:
+def revoke_token(token_id: int) -> AnyResponse:
     read_form()
     token = users.find_token(token_id, me())
     users.revoke_token(token)
-    return done(url_for("pages.keys.list_keys"), f"Token {token.name} was revoked.")
+    return done(url_for("pages.tokens.list_tokens"), f"Token {token.name} was revoked.")
 
 
 # The password.
@@ -124,7 +124,7 @@ def set_password() -> AnyResponse:
     except Invalid as error:
         return _password_page(group_by_field(error.problems, _field_of), 400)
     sessions.sign_in(User.get_by_id(user.id), identity.token)
-    return done(url_for("pages.keys.list_keys"), "Your password was changed. All other browsers are signed out.")
+    return done(url_for("pages.tokens.list_tokens"), "Your password was changed. All other browsers are signed out.")
 
 
 def _field_of(pointer: str) -> str:
