@@ -13,10 +13,13 @@ from markupsafe import Markup, escape
 
 if TYPE_CHECKING:
     from markdown_it import MarkdownIt
+    from markdown_it.rules_core import StateCore
     from markdown_it.token import Token
 
-MAX_MARKDOWN_BYTES = 64 << 10
+MAX_MARKDOWN_BYTES = 32 << 10
 """Length of a file that is rendered; the parser is slow for some texts."""
+MAX_MARKDOWN_BLOCKS = 10_000
+"""Begins and ends of paragraphs, list items, table cells and the like; a short text can have very many cells."""
 EXTENSIONS = ("md", "markdown")
 LINK_RELATION = "nofollow noopener noreferrer"
 _SCHEME = re.compile(r"[^/?#]*:")
@@ -28,8 +31,21 @@ PictureUrl = Callable[[str], str | None]
 """Returns the URL of an image of the outputs, given its path, or None if no such file is shown as an image."""
 
 
+class TooManyBlocks(Exception):
+    """A text has more than MAX_MARKDOWN_BLOCKS, and would take too long."""
+
+
+class _BoundedBlocks(list["Token"]):
+    """The blocks of a text. Raises TooManyBlocks while the parser adds them, so before they take time."""
+
+    def append(self, token: Token) -> None:
+        if len(self) >= MAX_MARKDOWN_BLOCKS:
+            raise TooManyBlocks
+        super().append(token)
+
+
 def render_markdown(text: str, path: str, picture_url: PictureUrl) -> Markup:
-    """Render the Markdown of the file at `path` in the outputs.
+    """Render the Markdown of the file at `path` in the outputs. Raises TooManyBlocks.
 
     Raw HTML is shown as text. Links lead to http, https and mailto addresses, or relative to the page. Images of the
     outputs are shown. Other images become links. The headings begin at the second level.
@@ -52,10 +68,15 @@ def _parser() -> MarkdownIt:
 
     parser = MarkdownIt("commonmark", {"html": False}).enable(["table", "strikethrough"])
     parser.validateLink = is_safe_link  # type: ignore[method-assign]
+    parser.core.ruler.before("block", "bound_blocks", _bound_blocks)
     for name in ("fence", "code_block"):
         parser.add_render_rule(name, _render_code)
     parser.add_render_rule("image", _render_image)
     return parser
+
+
+def _bound_blocks(state: StateCore) -> None:
+    state.tokens = _BoundedBlocks(state.tokens)
 
 
 def is_safe_link(url: str) -> bool:

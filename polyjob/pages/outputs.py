@@ -164,10 +164,14 @@ def preview(
         return Preview("table", size, rows=rows[:MAX_TABLE_ROWS], is_cut=is_cut or len(rows) > MAX_TABLE_ROWS)
     is_markdown = extension in markdown.EXTENSIONS and size <= markdown.MAX_MARKDOWN_BYTES
     if is_markdown and not shows_source:
-        html = markdown.render_markdown(
-            text, path, lambda image: picture_url(image) if file_extension(image) in IMAGES else None
-        )
-        return Preview("markdown", size, html=html)
+        try:
+            html = markdown.render_markdown(
+                text, path, lambda image: picture_url(image) if file_extension(image) in IMAGES else None
+            )
+        except markdown.TooManyBlocks:
+            is_markdown = False
+        else:
+            return Preview("markdown", size, html=html)
     if extension == "json" and not is_cut:
         text = indent_json(text)
     return Preview("text", size, text=plain_log(text.encode()), is_cut=is_cut, is_source=is_markdown)

@@ -10,6 +10,7 @@ import pytest
 from flask.testing import FlaskClient
 from hypothesis import given
 from hypothesis import strategies as st
+from markdown_it.token import Token
 
 from polyjob.db.models import Job, Project
 from polyjob.pages import markdown
@@ -120,6 +121,31 @@ def test_deeply_nested_markup_is_rendered(piece: str) -> None:
     check_inert(render(piece * 1000))
 
 
+WIDE_TABLE = "|a" * 500 + "\n" + "|-" * 500 + "\n" + "x\n" * 10_000
+"""Each short row has 500 cells."""
+
+
+def test_table_with_very_many_cells_is_refused_while_it_is_parsed(monkeypatch: pytest.MonkeyPatch) -> None:
+    added = 0
+    append = markdown._BoundedBlocks.append
+
+    def count(self: markdown._BoundedBlocks, token: Token) -> None:
+        nonlocal added
+        added += 1
+        append(self, token)
+
+    monkeypatch.setattr(markdown._BoundedBlocks, "append", count)
+    assert len(WIDE_TABLE) < markdown.MAX_MARKDOWN_BYTES
+    with pytest.raises(markdown.TooManyBlocks):
+        render(WIDE_TABLE)
+    assert added == markdown.MAX_MARKDOWN_BLOCKS + 1
+
+
+def test_usual_long_text_is_within_the_limits() -> None:
+    reference = (Path(markdown.__file__).parents[2] / "docs" / "api.md").read_text()
+    assert "<table>" in render(reference[: markdown.MAX_MARKDOWN_BYTES])
+
+
 DONE = (*BEGUN, (Status.SUCCEEDED, "Completed", {}))
 
 
@@ -148,3 +174,9 @@ def test_long_markdown_is_shown_as_text(
     seal(data_dir, job, {"long.md": b"# Title\n\n" + b"x" * 10})
     page = read(client, f"{url(job)}/outputs/long.md")
     assert "# Title" in page.text and "?source=1" not in "".join(page.links)
+
+
+def test_table_with_very_many_cells_is_shown_as_text(client: FlaskClient, job: Job, data_dir: Path) -> None:
+    seal(data_dir, job, {"wide.md": WIDE_TABLE.encode()})
+    page = read(client, f"{url(job)}/outputs/wide.md")
+    assert "|a|a|a" in page.text and "table" not in page.tags and "?source=1" not in "".join(page.links)
