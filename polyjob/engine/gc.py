@@ -20,7 +20,7 @@ from polyjob.db.database import write
 from polyjob.db.models import LIVE_BUILDS, Bookmark, Build, Job, Project
 from polyjob.db.prepared import update
 from polyjob.engine_link import wake_engine
-from polyjob.services import builds, jobs, old_jobs, projects
+from polyjob.services import builds, job_inputs, jobs, old_jobs, projects
 from polyjob.services.notes import with_note
 from polyjob.services.old_jobs import MAX_EXPIRED_JOBS
 from polyjob.settings import Settings
@@ -169,7 +169,7 @@ def _delete_old_job(job_id: int, oldest: datetime.datetime, reason: str) -> None
 def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Iterator[Garbage]:
     """Yield logs and outputs of ended jobs that are too old, or the oldest if all take too much space.
 
-    Those of the jobs in `old_ids` are left out, because these jobs are deleted.
+    Those of the jobs in `old_ids` are left out, because these jobs are deleted. So are outputs that a job will read.
     """
     if not settings.keep_days and not settings.keep_gb:
         return
@@ -184,7 +184,8 @@ def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Ite
         sizes = {job.id: store.job_size(job.uuid) for job in with_files.iterator() if job.id not in old_ids}
     excess = sum(sizes.values()) - settings.keep_gb * GB
     oldest = now() - datetime.timedelta(days=settings.keep_days or 0)
-    for job in list(with_files.where(Job.id.not_in(bookmarked)).limit(ROWS_PER_ROUND)):
+    removable = with_files.where(Job.id.not_in(bookmarked), ~job_inputs.awaited_outputs())
+    for job in list(removable.limit(ROWS_PER_ROUND)):
         if job.id in old_ids:
             continue
         if settings.keep_days and job.finished_at < oldest:
@@ -200,6 +201,8 @@ def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Ite
 
 def _job_files_removal(store: Store, job: Any, reason: str) -> Callable[[], None]:
     def remove() -> None:
+        if _is_awaited(job):
+            return
         store.remove_job(job.uuid)
         with write("clear-job"):
             row = Job.get_or_none(Job.id == job.id)
@@ -209,6 +212,10 @@ def _job_files_removal(store: Store, job: Any, reason: str) -> Callable[[], None
                 update(Job, job.id, columns, increment="version")
 
     return remove
+
+
+def _is_awaited(job: Job) -> bool:
+    return Job.select(Job.id).where(Job.id == job.id, job_inputs.awaited_outputs()).exists()
 
 
 # Archived items.
@@ -221,8 +228,9 @@ def _archived_items(settings: Settings, store: Store) -> Iterator[Garbage]:
     oldest = now() - datetime.timedelta(days=settings.archive_days)
     reason = f"archived more than {settings.archive_days} days ago"
     for job in _archived_before(oldest, Job, Job.uuid, Job.project):
-        size = store.job_size(job.uuid)
-        yield Garbage("archived job", job.unique_name, size, reason, _deletion(job, oldest, settings))
+        if not _is_awaited(job):
+            size = store.job_size(job.uuid)
+            yield Garbage("archived job", job.unique_name, size, reason, _deletion(job, oldest, settings))
     for build in _archived_before(oldest, Build, Build.project, Build.finished_at):
         if not _is_used(build):
             yield Garbage("archived build", build.unique_name, 0, reason, _deletion(build, oldest, settings))
@@ -236,7 +244,7 @@ def _archived_before(oldest: datetime.datetime, table: Any, *columns: Any) -> li
 
 
 def _deletion(row: Job | Build | Project, oldest: datetime.datetime, settings: Settings) -> Callable[[], None]:
-    """Return a function that deletes a row, unless it was restored, or is a build that a job needs by then."""
+    """Return a function that deletes a row, unless it was restored, or a job needs the build or the outputs by then."""
 
     def remove() -> None:
         with write("expire", use_reserve=True):
@@ -244,7 +252,8 @@ def _deletion(row: Job | Build | Project, oldest: datetime.datetime, settings: S
             if not table.select().where(table.id == row.id, table.archived_at < oldest).exists():
                 return
             if isinstance(row, Job):
-                jobs.mark_deleted(jobs.reload(row), None)
+                if not _is_awaited(row):
+                    jobs.mark_deleted(jobs.reload(row), None)
             elif isinstance(row, Project):
                 projects.mark_deleted(row, None)
             elif not _is_used(row):

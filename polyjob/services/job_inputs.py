@@ -10,6 +10,8 @@ from collections.abc import Callable, Iterable, Mapping, Sequence
 from dataclasses import dataclass
 from typing import Any
 
+from peewee import SQL, Expression, fn
+
 from polyjob.db.models import Dependency, Job
 from polyjob.db.prepared import Prepared, insert, update
 from polyjob.errors import Invalid, Problem
@@ -97,6 +99,26 @@ def outputs_fault(source: Job, store: Store) -> str | None:
         return "were removed to make room"
     is_missing = note_text(source.notes, MISSING_OUTPUTS_NOTE) or note_text(source.notes, ABANDONED_NOTE)
     return "are missing, as its notes say" if is_missing and not store.is_sealed(source.uuid) else None
+
+
+def awaited_outputs() -> Expression:
+    """Return the condition that an unfinished job reads a job's outputs, or is a retry that begins with them.
+
+    To be used in a query of `Job`.
+    """
+    reader, retry = Job.alias(), Job.alias()
+    readers = (
+        Dependency.select(SQL("1"))
+        .join(reader, on=(Dependency.job == reader.id))
+        .where(Dependency.upstream == Job.id, Dependency.folder.is_null(False), reader.finished_at.is_null())
+    )
+    retries = retry.select(SQL("1")).where(
+        retry.original == Job.id,
+        retry.retry_number > 0,
+        retry.cloning_strategy == "resume",
+        retry.finished_at.is_null(),
+    )
+    return fn.EXISTS(readers) | fn.EXISTS(retries)
 
 
 def copy_to_retry(job: Job, retry: Job) -> None:

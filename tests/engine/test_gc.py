@@ -223,6 +223,50 @@ class TestJobs:
         store = Store(settings.data_dir)
         assert [store.job_log(job.uuid).exists() for job in found] == [True, False, False]
 
+    @pytest.fixture(params=["reads the outputs", "is a retry that resumes"])
+    def waiting(self, request, make_job):
+        """A function that makes a queued job that needs the outputs of another one."""
+
+        def make(source):
+            job = make_job(age=None)
+            with write("test"):
+                if request.param == "reads the outputs":
+                    Dependency.create(job=job, upstream=source, condition="success", folder=str(source.id))
+                else:
+                    changes = {"original": source.id, "cloning_strategy": "resume", "retry_number": 1}
+                    Job.update(changes).where(Job.id == job.id).execute()
+            return job
+
+        return make
+
+    @pytest.mark.parametrize("limit", [{"keep_days": 30}, {"keep_gb": 1e-12}, {"archive_days": 30}])
+    def test_outputs_that_a_job_needs_are_kept_until_it_ends(self, settings, runner, make_job, waiting, limit):
+        old = make_job()
+        job = waiting(old)
+        if "archive_days" in limit:
+            with write("test"):
+                Job.update(archived_at=now() - LONG_AGO).where(Job.id == old.id).execute()
+        assert collect(settings, runner, **limit) == 0
+        assert Store(settings.data_dir).job_log(old.uuid).exists()
+        with write("test"):
+            assert transition(job, Status.STOPPED)
+            Job.update(finished_at=now() + LONG_AGO).where(Job.id == job.id).execute()
+        assert collect(settings, runner, **limit) >= 10
+
+    def test_outputs_that_a_job_needs_by_then_are_kept(self, settings, runner, make_job, waiting):
+        old = make_job()
+        changed, store = dataclasses.replace(settings, keep_days=30), Store(settings.data_dir)
+        (garbage,) = gc.find_garbage(changed, store, {"process": runner})
+        waiting(old)
+        garbage.remove()
+        assert store.job_log(old.uuid).exists() and Job.get_by_id(old.id).cleared_at is None
+
+    def test_files_of_a_job_that_another_only_waits_for_are_removed(self, settings, runner, make_job):
+        old, other = make_job(), make_job(age=None)
+        with write("test"):
+            Dependency.create(job=other, upstream=old, condition="end")
+        assert collect(settings, runner, keep_days=30) == 10
+
     def test_files_are_kept_without_a_setting(self, settings, runner, make_job):
         make_job(age=datetime.timedelta(days=4000))
         assert collect(settings, runner) == 0
