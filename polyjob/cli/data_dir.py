@@ -76,9 +76,10 @@ def settings_of_server(settings: Settings) -> tuple[Settings, str]:
         if settings.data_dir == layout.data_dir:
             raise
         environment = None
-    if environment is None or Path(environment["POLYJOB_DATA_DIR"]) != settings.data_dir:
+    if environment is None or Path(environment.get("POLYJOB_DATA_DIR", "")) != settings.data_dir:
         return settings, "this shell"
-    return read_settings(environment, data_dir=settings.data_dir), f"the service, in {layout.environment}"
+    origin = ", ".join(map(str, [layout.environment, *layout.drop_ins()]))
+    return read_settings(environment, data_dir=settings.data_dir), f"the service, in {origin}"
 
 
 def settings_of_running_server(settings: Settings) -> Settings | None:

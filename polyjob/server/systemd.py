@@ -21,6 +21,8 @@ UNIT_NAME = "polyjob.service"
 MARK = "# Written by `polyjob install --systemd`, which replaces this file."
 """First line of a unit that polyjob has written. Any other unit is not touched."""
 
+_UNIT_FOLDERS = ("etc/systemd/system", "run/systemd/system", "usr/local/lib/systemd/system", "usr/lib/systemd/system")
+
 _UNIT = f"""{MARK}
 # Change settings in {{environment}}, and directives with `systemctl edit {UNIT_NAME}`.
 
@@ -80,6 +82,15 @@ class Layout:
     def environment(self) -> Path:
         return self.root / "etc/default/polyjob"
 
+    def drop_ins(self) -> list[Path]:
+        """Return the files that change the unit, such as that of `systemctl edit`, in the order of systemd.
+
+        A file hides those of the same name in later folders.
+        """
+        folders = [self.root / folder / f"{UNIT_NAME}.d" for folder in _UNIT_FOLDERS]
+        files = {path.name: path for folder in reversed(folders) for path in folder.glob("*.conf")}
+        return [files[name] for name in sorted(files)]
+
     @property
     def booted(self) -> Path:
         """The folder that exists while systemd manages the machine, see sd_booted(3)."""
@@ -107,19 +118,41 @@ def environment_text() -> str:
 
 
 def service_environment(layout: Layout) -> dict[str, str] | None:
-    """Return the variables that the installed service gets from its unit and settings file; None if there is none.
+    """Return the variables that the installed service gets from its unit, drop-ins and files; None if there is none.
 
-    Those of drop-ins (`systemctl edit`) are not among them. Raises PermissionError if only root can read the file.
+    As systemd does, files take precedence over `Environment=`, and later files and lines over earlier ones. Raises
+    PermissionError if only root can read a file.
     """
     unit = layout.unit
     if not unit.exists() or not unit.read_text().startswith(MARK):
         return None
     variables = {"POLYJOB_DATA_DIR": str(layout.data_dir)}
-    try:
-        text = layout.environment.read_text()
-    except FileNotFoundError:
-        text = ""
-    return variables | parse_environment(text)
+    files = [f"-{layout.environment}"]
+    for path in layout.drop_ins():
+        _read_drop_in(path.read_text(), variables, files)
+    for file in files:
+        with contextlib.suppress(FileNotFoundError):  # without the `-`, the service would not start
+            variables |= parse_environment(Path(file.removeprefix("-")).read_text())
+    return variables
+
+
+def _read_drop_in(content: str, variables: dict[str, str], files: list[str]) -> None:
+    """Apply the `Environment=` and `EnvironmentFile=` of a drop-in. An empty value removes what was set before."""
+    section = ""
+    for line in map(str.strip, content.replace("\\\n", " ").splitlines()):
+        if line.startswith("["):
+            section = line
+        name, equals, value = (part.strip() for part in line.partition("="))
+        if section != "[Service]" or not equals or line.startswith(("#", ";")):
+            continue
+        if name == "EnvironmentFile":
+            files[:] = [*files, value] if value else []
+        elif name == "Environment" and value:
+            with contextlib.suppress(ValueError):  # an open quote: systemd ignores it, too
+                pairs = (word.partition("=") for word in shlex.split(value))
+                variables |= {key: text.replace("%%", "%") for key, is_set, text in pairs if is_set}
+        elif name == "Environment":
+            variables.clear()
 
 
 def parse_environment(text: str) -> dict[str, str]:

@@ -68,6 +68,15 @@ def test_gc_of_a_stopped_service_uses_its_settings(service: systemd.Layout) -> N
     assert (result.exit_code, str(service.environment) in result.stderr) == (0, True), result.stderr
 
 
+def test_gc_of_a_stopped_service_uses_its_drop_ins(service: systemd.Layout) -> None:
+    override = service.unit.parent / "polyjob.service.d" / "override.conf"
+    override.parent.mkdir()
+    override.write_text("[Service]\nEnvironment=POLYJOB_KEEP_GB=5\n")
+    found, origin = settings_of_server(read_settings({}, data_dir=service.data_dir))
+    assert (found.keep_days, found.keep_gb) == (7, 5)
+    assert str(override) in origin
+
+
 def test_gc_refuses_settings_that_it_cannot_read(service: systemd.Layout, monkeypatch: pytest.MonkeyPatch) -> None:
     def refuse(layout: systemd.Layout) -> None:
         raise PermissionError(errno.EACCES, "Permission denied", str(layout.environment))

@@ -214,3 +214,30 @@ def test_settings_of_the_service_are_those_of_its_file(tmp_path: Path) -> None:
     assert service_environment(layout) == {"POLYJOB_DATA_DIR": "/srv/jobs", "POLYJOB_KEEP_DAYS": "3"}
     layout.unit.write_text("[Service]\n")
     assert service_environment(layout) is None
+
+
+def test_settings_of_the_service_include_its_drop_ins(tmp_path: Path) -> None:
+    layout = Layout(tmp_path)
+    other = tmp_path / "other"
+    files = {
+        layout.unit: unit_text(layout),
+        layout.environment: "POLYJOB_SLOTS=1\nPOLYJOB_PORT=8001\n",
+        other: "POLYJOB_PORT=8002\n",
+        tmp_path / "usr/lib/systemd/system/polyjob.service.d/a.conf": "[Service]\nEnvironment=POLYJOB_HOST=hidden\n",
+        tmp_path / "etc/systemd/system/polyjob.service.d/a.conf": (
+            "[Unit]\nEnvironment=POLYJOB_HOST=wrong\n[Service]\n# Environment=POLYJOB_HOST=comment\n"
+            'Environment=POLYJOB_KEEP_DAYS=3 "POLYJOB_NOTIFY_URL=http://a/%%20 b" \\\n  POLYJOB_SLOTS=9\n'
+        ),
+        tmp_path / "run/systemd/system/polyjob.service.d/b.conf": f"[Service]\nEnvironmentFile={other}\n",
+        tmp_path / "etc/systemd/system/polyjob.service.d/c.txt": "[Service]\nEnvironment=POLYJOB_HOST=no-conf\n",
+    }
+    for path, text in files.items():
+        path.parent.mkdir(parents=True, exist_ok=True)
+        path.write_text(text)
+    assert [path.name for path in layout.drop_ins()] == ["a.conf", "b.conf"]
+    assert service_environment(layout) == {
+        "POLYJOB_DATA_DIR": str(layout.data_dir), "POLYJOB_KEEP_DAYS": "3", "POLYJOB_NOTIFY_URL": "http://a/%20 b",
+        "POLYJOB_SLOTS": "1", "POLYJOB_PORT": "8002",
+    }  # fmt: skip
+    layout.drop_ins()[1].write_text("[Service]\nEnvironment=\nEnvironmentFile=\nEnvironment=POLYJOB_SLOTS=5\n")
+    assert service_environment(layout) == {"POLYJOB_SLOTS": "5"}
