@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import datetime
+import re
 import signal
 from collections.abc import Mapping
 from typing import Any
@@ -13,6 +14,8 @@ LOG_FRAMES = "application/x-polyjob-log-frames"
 """Media type of a followed log in frames: the length of each in four bytes, most significant first, and its bytes."""
 LOG_STAMP_BYTES = len("2026-11-23T12:00:00.000Z ")
 """Length of the time before each line of a log that is requested with `?times=true`."""
+
+_WIRE_EXIT_CODE = re.compile(r"^exit-code\((-?\d+)\)")
 
 _REASONS = {
     "oom": "out of memory",
@@ -73,6 +76,11 @@ def sentence(text: str) -> str:
     return text if text.endswith((".", "!", "?", "…")) or not text else f"{text}."
 
 
+def status_message(message: str | None) -> str:
+    """Return the message of a status for people: `exit code 7` for `exit-code(7)`, which Polyaxon's clients expect."""
+    return _WIRE_EXIT_CODE.sub(r"exit code \1", message or "")
+
+
 def describe_exit(status: str, exit_record: Mapping[str, Any] | None, stop_kind: str | None) -> str | None:
     """Return the reason why a job did not succeed, in a few words such as `timeout`; None if there is none to add.
 
@@ -105,7 +113,7 @@ def _signal_name(number: int | None) -> str | None:
 
 
 def describe_position(position: int | None) -> str | None:
-    """Return how long a queued job waits: `waits: 3 ahead`. Position 1 is next; None means not queued."""
+    """Return the place of a queued job: `3 jobs ahead`. Position 1 is the first; None means not queued."""
     if position is None:
         return None
-    return f"waits: {position - 1} ahead" if position > 1 else "waits: next"
+    return "next in the queue" if position == 1 else f"{position - 1} {'job' if position == 2 else 'jobs'} ahead"

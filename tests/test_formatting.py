@@ -6,7 +6,15 @@ import datetime
 
 import pytest
 
-from polyjob.formatting import describe_exit, describe_position, format_age, format_duration, format_size, sentence
+from polyjob.formatting import (
+    describe_exit,
+    describe_position,
+    format_age,
+    format_duration,
+    format_size,
+    sentence,
+    status_message,
+)
 
 NOW = datetime.datetime(2026, 3, 1, 12, tzinfo=datetime.UTC)
 
@@ -89,6 +97,21 @@ def test_exit_is_described_in_a_few_words(
     assert describe_exit(status, exit_record, stop_kind) == text
 
 
-@pytest.mark.parametrize(("position", "text"), [(None, None), (1, "waits: next"), (4, "waits: 3 ahead")])
+@pytest.mark.parametrize(
+    ("position", "text"), [(None, None), (1, "next in the queue"), (2, "1 job ahead"), (4, "3 jobs ahead")]
+)
 def test_queue_position_is_described(position: int | None, text: str | None) -> None:
     assert describe_position(position) == text
+
+
+@pytest.mark.parametrize(
+    ("message", "text"),
+    [
+        ("exit-code(7)", "exit code 7"),
+        ("exit-code(137): out of memory", "exit code 137: out of memory"),
+        ("see exit-code(7)", "see exit-code(7)"),
+        (None, ""),
+    ],
+)
+def test_status_message_has_a_readable_exit_code(message: str | None, text: str) -> None:
+    assert status_message(message) == text

@@ -38,7 +38,7 @@ from polyjob.cli.output import (
 from polyjob.cli.refusals import name_options
 from polyjob.cli.streams import printable, unbuffered, write_all
 from polyjob.cli.sweeps import group_option, stop_group
-from polyjob.formatting import describe_position
+from polyjob.formatting import describe_position, status_message
 from polyjob.jobconfig.compose import working_folder
 from polyjob.jobconfig.volumes import volume_names
 
@@ -219,7 +219,7 @@ def statuses(job: str, project: str | None, is_json: bool) -> None:
     if is_json:
         print_json(history)
         return
-    rows = [[local_time(row["created_at"]), coloured(row["status"]), row["message"] or ""] for row in history]
+    rows = [[local_time(row["created_at"]), coloured(row["status"]), status_message(row["message"])] for row in history]
     print_table(["WHEN", "STATUS", "MESSAGE"], rows)
 
 

@@ -17,7 +17,7 @@ from polyjob.cli.client import LOST_MACHINE_ERRNOS, TEMPORARY_STATUSES, Client
 from polyjob.cli.errors import ServerError
 from polyjob.cli.output import duration_of, say
 from polyjob.cli.streams import printable, unbuffered, write_all
-from polyjob.formatting import LOG_FRAMES, LOG_STAMP_BYTES
+from polyjob.formatting import LOG_FRAMES, LOG_STAMP_BYTES, status_message
 
 if TYPE_CHECKING:
     import requests
@@ -282,5 +282,5 @@ def describe_end(job: dict[str, Any], last: dict[str, Any] | None = None) -> str
     if duration := duration_of(job):
         text += f" after {duration}"
     if last and last.get("message") and status != "succeeded":
-        text += f": {printable(last['message'])}"
+        text += f": {printable(status_message(last['message']))}"
     return text

@@ -19,7 +19,7 @@ from polyjob.api.request_context import me
 from polyjob.auth import identity as auth
 from polyjob.auth import permissions, sessions
 from polyjob.errors import Forbidden, NotFound, PolyjobError, Unavailable
-from polyjob.formatting import format_duration, format_size, status_word
+from polyjob.formatting import format_duration, format_size, status_message, status_word
 from polyjob.pages import forms, logs, sign_in
 from polyjob.pages.job_rows import job_rows
 from polyjob.pages.markup import inline_code, name_of, status_badge, title_of, took, when
@@ -52,7 +52,7 @@ blp = Blueprint(
 )
 blp.add_app_template_filter(format_duration, "duration")
 blp.add_app_template_filter(format_size, "size")
-for _filter in (inline_code, job_rows, name_of, status_badge, status_word, title_of, took, when):
+for _filter in (inline_code, job_rows, name_of, status_badge, status_message, status_word, title_of, took, when):
     blp.add_app_template_filter(_filter)
 blp.before_request(sessions.renew_cookie)
 for _helper in (

@@ -6,7 +6,7 @@ import signal
 from collections.abc import Mapping
 from typing import Any
 
-from polyjob.formatting import sentence
+from polyjob.formatting import sentence, status_message
 from polyjob.statuses import Status
 
 _DEFAULTS = {
@@ -43,7 +43,7 @@ def explain_status(
     if status is Status.FAILED and details.get("reason") == "timeout" != reason:
         return f"Exceeded its time limit. {_explain_exit(exit_record)}".strip()
     if status in (Status.SUCCEEDED, Status.FAILED) and exit_record:
-        return _explain_exit(exit_record) or sentence(message or "")
+        return _explain_exit(exit_record) or sentence(status_message(message))
     return sentence(message) if message else _DEFAULTS.get(status, "")
 
 

@@ -128,7 +128,7 @@ class TestAttach:
         number = str(server.submit("echo one; sleep 0.5; echo two; exit 6")["id"])
         done = polyjob(server, "attach", number)
         assert (done.returncode, done.stdout) == (6, b"one\ntwo\n")
-        assert b"exit-code(6)" in done.stderr
+        assert b"exit code 6" in done.stderr
 
     @pytest.mark.parametrize("number", [signal.SIGINT, signal.SIGTERM])
     def test_signal_leaves_the_job_running(self, server: Server, number: int) -> None:
@@ -202,7 +202,7 @@ class TestOnTerminal:
             terminal.type(b"k\n")
             gate.touch()
             terminal.read_until(b"last\r\n")
-            terminal.read_until(b"exit-code(4)")
+            terminal.read_until(b"exit code 4")
         assert terminal.exit_code == 4
 
     def test_third_ctrl_c_leaves_a_slow_job(self, server: Server) -> None:

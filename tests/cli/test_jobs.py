@@ -89,7 +89,7 @@ def test_ls_of_nothing_says_so(server: Server) -> None:
 
 def test_statuses_are_the_history_of_a_job(server: Server, named_job: str) -> None:
     assert [row["status"] for row in json_of(server, "statuses", named_job, "--json")][-1] == "failed"
-    assert b"exit-code(4)" in polyjob(server, "statuses", named_job).stdout
+    assert b"exit code 4" in polyjob(server, "statuses", named_job).stdout
 
 
 def test_logs_are_followed_and_cut(server: Server) -> None:

@@ -323,7 +323,7 @@ def test_job_has_an_exit_code(status: str, end: Any, code: int | None, expected:
 
 def test_end_is_described_in_one_line() -> None:
     job = {"unique_name": "a.b.jobs.1", "last_status": "failed", "started_at": None}
-    assert click.unstyle(describe_end(job, {"message": "exit-code(7)"})) == "a.b.jobs.1 failed: exit-code(7)"
+    assert click.unstyle(describe_end(job, {"message": "exit-code(7)"})) == "a.b.jobs.1 failed: exit code 7"
     job |= {"started_at": "2026-11-23T12:00:00+00:00", "finished_at": "2026-11-23T12:00:05+00:00"}
     assert click.unstyle(describe_end(job, {"message": "oom"})) == "a.b.jobs.1 failed after 5.0 s: oom"
 

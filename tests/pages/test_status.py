@@ -67,7 +67,7 @@ def test_status_page_shows_slots_queue_disk_and_failures(admin: FlaskClient, pro
     assert "Queue1first submitted" in text
     assert "GiB free" in text
     assert "No engine is running" in text
-    assert "exit 3" in text
+    assert "exit code 3" in text
     assert EVIL in text
     assert "script" not in page.tags
     assert url(failed) in page.links
