@@ -52,10 +52,16 @@ def _address_lines(settings: Settings) -> list[str]:
         f"  page:  {settings.url}/sign-in/{link}  (signs {USER} in, once, within an hour)"
         if link
         else f"  page:  {settings.url}/",
+        *_local_lines(settings),
         *_network_lines(settings),
         f"  data:  {settings.data_dir}",
         f"  token: {path if stored_token(settings.data_dir) else f'not in {path}; set POLYJOB_TOKEN to yours'}",
     ]
+
+
+def _local_lines(settings: Settings) -> list[str]:
+    """Return a line with the address on this machine, if that above is a public one, which a proxy has to serve."""
+    return [f"  local: {settings.local_url}/  (on this machine)"] if settings.public_url else []
 
 
 def _network_lines(settings: Settings) -> list[str]:

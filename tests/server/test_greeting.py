@@ -114,6 +114,15 @@ def test_other_servers_show_no_tunnel(change, settings, monkeypatch):
     assert "also:" not in text
 
 
+def test_server_with_a_public_url_shows_its_local_address(settings):
+    text = "\n".join(greeting.greeting(dataclasses.replace(settings, port=8001)))
+    assert "local:" not in text
+    public = dataclasses.replace(settings, port=8001, host="0.0.0.0", public_url="https://jobs.example.org")
+    text = "\n".join(greeting.greeting(public))
+    assert "polyjob is running on https://jobs.example.org\n" in text
+    assert "\n  local: http://127.0.0.1:8001/  (on this machine)\n" in text
+
+
 def test_command_line_is_short_where_a_shell_finds_it(settings, monkeypatch):
     monkeypatch.setenv("PATH", str(Path(sys.executable).parent))
     monkeypatch.setattr(greeting, "read_settings", lambda environ: settings)
