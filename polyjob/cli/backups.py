@@ -12,7 +12,7 @@ import click
 
 from polyjob.cli.data_dir import open_data_dir, settings_or_exit
 from polyjob.cli.options import data_dir_option
-from polyjob.cli.output import fail, say
+from polyjob.cli.output import fail, local_time, say
 from polyjob.formatting import format_size
 
 
@@ -76,7 +76,7 @@ def restore(file: Path, data_dir: Path | None) -> None:
     except (CannotRestore, BadBackup, DatabaseError, OSError) as error:
         fail(error)
     click.echo(
-        f"Restored {settings.data_dir} as of {restored.created_at}:"
+        f"Restored {settings.data_dir} as of {local_time(restored.created_at)}:"
         f" {restored.contents.files} files, {format_size(restored.contents.bytes)}."
     )
     for count, fate in (

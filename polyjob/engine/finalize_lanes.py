@@ -19,6 +19,7 @@ from dataclasses import dataclass
 from polyjob.clock import Clock
 from polyjob.db.models import Job
 from polyjob.engine.finalize import FinishProgress
+from polyjob.formatting import format_size
 
 FIRST_SLICE_SECONDS = 0.25
 SLICE_SECONDS = 1.0
@@ -120,7 +121,7 @@ class FinalizeLanes:
         """Return how far the packing is; None before its first slice, and while the job waits for its backend."""
         lane = self._lanes.get(job.id)
         if lane is not None:
-            return f"Packing outputs: {_format_size(lane.packed_bytes)} so far." if lane.packed_bytes else None
+            return f"Packing outputs: {format_size(lane.packed_bytes)} so far." if lane.packed_bytes else None
         return None if self._has_free_lane(job.user_id) else WAITING_NOTE
 
     def _forget_state(self, job_id: int) -> None:
@@ -172,9 +173,3 @@ class FinalizeLanes:
 def _close(lane: Lane | None) -> None:
     if lane is not None and lane.steps is not None:
         lane.steps.close()
-
-
-def _format_size(count: int) -> str:
-    if count < 1_000_000_000:
-        return f"{count / 1_000_000:.0f} MB"
-    return f"{count / 1_000_000_000:.1f} GB"

@@ -20,6 +20,7 @@ from polyjob.db.database import write
 from polyjob.db.models import LIVE_BUILDS, Bookmark, Build, Job, Project
 from polyjob.db.prepared import update
 from polyjob.engine_link import wake_engine
+from polyjob.formatting import format_size
 from polyjob.services import builds, job_inputs, jobs, old_jobs, projects
 from polyjob.services.notes import with_note
 from polyjob.services.old_jobs import MAX_EXPIRED_JOBS
@@ -101,7 +102,7 @@ def _artifacts(settings: Settings, runner_name: str, runner: Runner) -> Iterator
     for name in sorted(last_uses, key=last_uses.__getitem__):
         if excess <= 0:
             return
-        last_use, limit = f"{last_uses[name]:%Y-%m-%d %H:%M}", f"{settings.cache_limit / GB:g} GB"
+        last_use, limit = f"{last_uses[name]:%Y-%m-%d %H:%M} UTC", format_size(settings.cache_limit)
         reason = f"last used {last_use}, and all take more than {limit}"
         yield Garbage(runner.artifact_kind, name, sizes[name], reason, _artifact_removal(runner, name, owners[name]))
         excess -= sizes[name]
@@ -191,7 +192,7 @@ def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Ite
         if settings.keep_days and job.finished_at < oldest:
             reason = f"older than {settings.keep_days} days"
         elif settings.keep_gb and excess > 0:
-            reason = f"all jobs have left more than {settings.keep_gb:g} GB"
+            reason = f"all jobs have left more than {format_size(round(settings.keep_gb * GB))}"
         elif not settings.keep_days or job.finished_at >= oldest:
             return
         size = sizes.get(job.id) if settings.keep_gb else store.job_size(job.uuid)

@@ -223,6 +223,12 @@ class TestJobs:
         store = Store(settings.data_dir)
         assert [store.job_log(job.uuid).exists() for job in found] == [True, False, False]
 
+    def test_reason_has_a_readable_size(self, settings, runner, make_job):
+        make_job()
+        tiny = dataclasses.replace(settings, keep_gb=1e-9)
+        (garbage,) = gc.find_garbage(tiny, Store(settings.data_dir), {"process": runner})
+        assert garbage.reason == "all jobs have left more than 1 B"
+
     @pytest.fixture(params=["reads the outputs", "is a retry that resumes"])
     def waiting(self, request, make_job):
         """A function that makes a queued job that needs the outputs of another one."""

@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import json
 import os
+import re
 import subprocess
 import sys
 import tarfile
@@ -207,6 +208,7 @@ def test_killed_restore_can_be_repeated(backup: bytes, tmp_path: Path, point: st
     assert not (folder / "polyjob.db").exists()
     again = subprocess.run(command, check=True, capture_output=True, text=True)
     assert "1 job ran at that time" in again.stdout
+    assert re.search(r" as of \d{4}-\d\d-\d\d \d\d:\d\d:\d\d: ", again.stdout)
     assert not (folder / RESTORING).exists()
 
 
