@@ -5,7 +5,7 @@ from __future__ import annotations
 import datetime
 import re
 import signal
-from collections.abc import Mapping
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 from polyjob.statuses import Status
@@ -117,3 +117,12 @@ def describe_position(position: int | None) -> str | None:
     if position is None:
         return None
     return "next in the queue" if position == 1 else f"{position - 1} {'job' if position == 2 else 'jobs'} ahead"
+
+
+def unknown_gpus_text(indices: Sequence[int]) -> str:
+    """Return a warning about GPUs that are not among those of the server's default."""
+    listed = ", ".join(map(str, indices))
+    subject = f"GPU {listed} is" if len(indices) == 1 else f"GPUs {listed} are"
+    return (
+        f"{subject} not in the server's default. A job that gets a GPU that does not exist fails, or runs without it."
+    )

@@ -11,7 +11,8 @@ from polyjob.cli.client import Client
 from polyjob.cli.connect import connect
 from polyjob.cli.errors import UsageError, exit_on_error
 from polyjob.cli.options import json_option
-from polyjob.cli.output import print_facts, print_json, print_table
+from polyjob.cli.output import print_facts, print_json, print_table, say
+from polyjob.formatting import unknown_gpus_text
 
 PATH = "/cluster/capacity"
 DEFAULT = "default"
@@ -52,6 +53,8 @@ def gpus(indices: str | None, is_json: bool) -> None:
     with exit_on_error():
         client = connect()
         view = client.get(PATH) if indices is None else _change(client, "gpus", _parse_indices(indices))
+    if unknown := sorted({*view["gpus"]["value"]} - {*view["gpus"]["default"]}):
+        say(f"Warning: {unknown_gpus_text(unknown)}")
     if is_json:
         print_json(view["gpus"])
         return

@@ -12,6 +12,7 @@ from polyjob.api.schemas.cluster import CapacityBody
 from polyjob.api.schemas.common import load_body
 from polyjob.auth.permissions import Access, requires
 from polyjob.errors import Invalid
+from polyjob.formatting import unknown_gpus_text
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
 from polyjob.services import capacity
 from polyjob.services.capacity import Capacity
@@ -37,10 +38,12 @@ def change_capacity() -> AnyResponse:
     words = [] if gpus == "none" else gpus.replace(",", " ").split()
     try:
         body = {"slots": slots, "gpus": list(map(_number, words)) if gpus else None}
-        capacity.change(settings(), load_body(CapacityBody(), body))
+        current = capacity.change(settings(), load_body(CapacityBody(), body))
     except Invalid as error:
         return _page(form, group_by_field(error.problems, _field_of), 400)
-    return done(url_for("pages.server_status"), "The slots and GPUs of jobs were changed.")
+    unknown = sorted({*current.gpus} - {*settings().gpus})
+    warning = f" {unknown_gpus_text(unknown)}" if unknown else ""
+    return done(url_for("pages.server_status"), f"The slots and GPUs of jobs were changed.{warning}")
 
 
 def _number(text: str) -> Any:

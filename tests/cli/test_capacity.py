@@ -49,6 +49,8 @@ def test_slots_and_gpus_change_on_a_running_server(server: Server) -> None:
         assert polyjob(server, "slots", "process=5").stdout.split()[-4:] == [b"process", b"5", b"0", b"3"]
         assert json_of(server, "slots", "--json")["process"]["is_default"] is False
         assert json_of(server, "gpus", "0,1", "--json")["value"] == [0, 1]
+        assert b"Warning: GPUs 0, 1 are not in the server's default." in polyjob(server, "gpus").stderr
+        assert polyjob(server, "gpus", "none").stderr == b""
         refused = polyjob(server, "slots", "docker=1")
         assert (refused.returncode, b"slots.docker: This server does not use" in refused.stderr) == (1, True)
     finally:

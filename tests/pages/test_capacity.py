@@ -41,6 +41,7 @@ def test_saved_capacity_is_shown_on_the_status_page(admin: FlaskClient, settings
     current = capacity.read(settings)
     assert (current.slots_of("fake"), current.gpus) == (0, (0, 3))
     text = " ".join(read(admin, "/status").text.split())
+    assert "GPUs 0, 3 are not in the server's default." in text
     assert "no new job starts" in text
     assert "GPUs0 of 2" in text
     assert "Changed while the server ran: fake slots (default 2), GPUs (default none)" in text
