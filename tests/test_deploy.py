@@ -77,9 +77,9 @@ def test_role_has_exactly_the_permissions_of_the_runner():
         for resource in rule["resources"]
         for verb in rule["verbs"]
     }
-    asked = {(verb, f"{resource}/{part}" if part else resource) for verb, resource, part in PERMISSIONS}
+    required = {(verb, f"{resource}/{part}" if part else resource) for verb, resource, part in PERMISSIONS}
     only_for_secrets = {("create", "secrets"), ("get", "secrets")}  # not checked: few jobs have one
-    assert granted == asked | only_for_secrets | {("get", "namespaces")}
+    assert granted == required | only_for_secrets | {("get", "namespaces")}
 
 
 def test_deployed_pod_has_valid_settings_and_a_private_data_folder(tmp_path):
@@ -111,6 +111,6 @@ def test_deployed_pod_has_valid_settings_and_a_private_data_folder(tmp_path):
 
 def test_manifests_use_known_settings():
     container = of_kind("Deployment")["spec"]["template"]["spec"]["containers"][0]
-    told = {item["name"]: item["value"] for item in container["env"]}
-    assert told.keys() <= {setting.variable for setting in settings_table()}
-    assert read_settings(told).runner == "kubernetes"
+    variables = {item["name"]: item["value"] for item in container["env"]}
+    assert variables.keys() <= {setting.variable for setting in settings_table()}
+    assert read_settings(variables).runner == "kubernetes"

@@ -45,17 +45,17 @@ def texts() -> list[Path]:
 @pytest.mark.parametrize("rule", PHRASES)
 def test_phrase_is_not_used(rule):
     pattern = re.compile(PHRASES[rule])
-    found = [
+    passages = [
         f"{path.relative_to(ROOT)}:{number}: {line.strip()}"
         for path in texts()
         for number, line in enumerate(path.read_text().splitlines(), 1)
         if pattern.search(line)
     ]
-    assert not found, "\n".join(found)
+    assert not passages, "\n".join(passages)
 
 
 def test_docstrings_do_not_start_with_a_clause():
-    found = []
+    passages = []
     for path in texts():
         if path.suffix != ".py":
             continue
@@ -67,5 +67,7 @@ def test_docstrings_do_not_start_with_a_clause():
                     and isinstance(value.value, str)
                     and CLAUSE.match(value.value.strip())
                 ):
-                    found.append(f"{path.relative_to(ROOT)}:{statement.lineno}: {value.value.strip().splitlines()[0]}")
-    assert not found, "\n".join(found)
+                    passages.append(
+                        f"{path.relative_to(ROOT)}:{statement.lineno}: {value.value.strip().splitlines()[0]}"
+                    )
+    assert not passages, "\n".join(passages)

@@ -17,8 +17,8 @@ PAST = datetime.timedelta(seconds=-1)
 
 
 def test_password_is_stored_as_a_hash(data_dir):
-    made = users.create("eva", "secret word", email="eva@localhost", is_admin=True)
-    stored = User.get_by_id(made.id)
+    user = users.create("eva", "secret word", email="eva@localhost", is_admin=True)
+    stored = User.get_by_id(user.id)
     assert "secret" not in stored.password_hash
     assert (stored.email, stored.is_admin) == ("eva@localhost", True)
     assert user_with_password("eva", "secret word") == stored
@@ -32,9 +32,9 @@ def test_wrong_password_matches_no_user(data_dir):
 
 
 def test_inactive_user_has_no_valid_password(data_dir):
-    made = users.create("eva", "secret word")
+    user = users.create("eva", "secret word")
     with write("test"):
-        User.update(is_active=False).where(User.id == made.id).execute()
+        User.update(is_active=False).where(User.id == user.id).execute()
     assert user_with_password("eva", "secret word") is None
 
 

@@ -164,9 +164,9 @@ class TestFollowing:
             another.start()
             expect(page.locator(".log-message")).to_have_text("The log is complete: succeeded.")
             expect(row(page, 200)).to_be_in_viewport()
-            for seen in (150, 100, 1):
-                page.evaluate("(line) => { location.hash = `#L${line}` }", seen)
-                expect(row(page, seen)).to_have_text(f"{seen}{seen}")
+            for number in (150, 100, 1):
+                page.evaluate("(line) => { location.hash = `#L${line}` }", number)
+                expect(row(page, number)).to_have_text(f"{number}{number}")
             page.close()  # it may send another request while the server stops
             new_page.faults.clear()  # errors while the server was down
 
@@ -215,7 +215,9 @@ class TestLongLog:
         sizes: list[int] = []
         page.on(
             "response",
-            lambda answer: sizes.append(int(answer.headers.get("content-length", 0))) if "/lines" in answer.url else 0,
+            lambda response: (
+                sizes.append(int(response.headers.get("content-length", 0))) if "/lines" in response.url else 0
+            ),
         )
         page.goto(log_of(million))
         expect(row(page, MILLION)).to_be_in_viewport()
@@ -392,8 +394,8 @@ class TestAppearance:
 
 def test_log_script_and_style_are_small(page: Page, million: int) -> None:
     sizes = {}
-    page.on("response", lambda answer: sizes.update({answer.url.rpartition("/")[2]: len(answer.body())})
-            if "/static/log." in answer.url else None)  # fmt: skip
+    page.on("response", lambda response: sizes.update({response.url.rpartition("/")[2]: len(response.body())})
+            if "/static/log." in response.url else None)  # fmt: skip
     page.goto(log_of(million))
     expect(row(page, MILLION)).to_be_in_viewport()
     assert sizes.keys() == {"log.js", "log.css"}

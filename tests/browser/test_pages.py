@@ -37,19 +37,19 @@ def numbers(server: Server) -> dict[str, int]:
         number: int = server.call("POST", API, {"config": body}).json["id"]
         return number
 
-    found = {
+    numbers = {
         "fails": submit("fails", run={"cmd": TRAIN}, tags=["nightly"]),
         "built": submit("built", run={"cmd": "true"}, build={"build_steps": ["echo made"]}),
         "unbuilt": submit("unbuilt", run={"cmd": "true"}, build={"build_steps": ["echo oh no", "false"]}),
     }
-    for name, number in list(found.items()):
+    for name, number in list(numbers.items()):
         job = server.call("GET", f"{API}/{number}?wait=60").json
         assert job["finished_at"]
         if job["build_job"]:
-            found[f"build of {name}"] = int(job["build_job"].rpartition(".")[2])
-    clone = server.call("POST", f"{API}/{found['fails']}/restart", {"config": {"run": {"cmd": "echo other"}}})
+            numbers[f"build of {name}"] = int(job["build_job"].rpartition(".")[2])
+    clone = server.call("POST", f"{API}/{numbers['fails']}/restart", {"config": {"run": {"cmd": "echo other"}}})
     assert server.call("GET", f"{API}/{clone.json['id']}?wait=60").json["finished_at"]
-    return found | {"clone": clone.json["id"], "driven": drive(server, "driven")}
+    return numbers | {"clone": clone.json["id"], "driven": drive(server, "driven")}
 
 
 def drive(server: Server, name: str) -> int:
@@ -145,8 +145,8 @@ class TestLists:
         expect(row).to_contain_text("succeeded")
         expect(link).to_be_focused()
         assert page.evaluate("window.mark === document.querySelector('#rows').lastElementChild")
-        for left in (number, newer):
-            server.call("DELETE", f"{API}/{left}")
+        for job in (number, newer):
+            server.call("DELETE", f"{API}/{job}")
         expect(page.locator("#rows")).not_to_contain_text("newer")
 
     def test_lists_work_without_javascript(self, plain_page: Page, numbers: dict[str, int]) -> None:

@@ -59,8 +59,8 @@ def service(data_dir: Path, tmp_path: Path, monkeypatch: pytest.MonkeyPatch) -> 
 
 def test_gc_of_a_stopped_service_uses_its_settings(service: systemd.Layout) -> None:
     settings = read_settings({"POLYJOB_KEEP_DAYS": "1"}, data_dir=service.data_dir)
-    found, origin = settings_of_server(settings)
-    assert (found.keep_days, found.data_dir) == (7, service.data_dir)
+    of_server, origin = settings_of_server(settings)
+    assert (of_server.keep_days, of_server.data_dir) == (7, service.data_dir)
     assert str(service.environment) in origin
     elsewhere = dataclasses.replace(settings, data_dir=service.data_dir.parent)
     assert settings_of_server(elsewhere) == (elsewhere, "this shell")

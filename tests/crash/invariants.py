@@ -212,8 +212,8 @@ class Invariants:
     def _check_slots(self) -> None:
         abandoned = {expected.uuid for expected in self.jobs if expected.is_abandoned}
         on_runner = [uuid for uuid in self.on_runner() if uuid not in abandoned]
-        held = [job.id for job in Job.select(Job.id).where(CLAIMED, Job.exit.is_null())]
-        assert len(held) <= self._world.settings.slots
+        claimed = [job.id for job in Job.select(Job.id).where(CLAIMED, Job.exit.is_null())]
+        assert len(claimed) <= self._world.settings.slots
         alive = [uuid for uuid in on_runner if "Exited" not in self.state(uuid) and "Missing" not in self.state(uuid)]
         assert len(alive) <= self._world.settings.slots
         claimed = JobStatus.select(JobStatus.job).join(Job).where(JobStatus.status == "scheduled", Job.is_managed)

@@ -196,12 +196,12 @@ class ScenarioRun:
         self.until(lambda: not self.engine.context.calls.is_busy(("sweep", 0)))
         runner = self.engine.backends.runner(self.runner)
         self.until(lambda: not (runner.is_local and leftovers(runner)))
-        known = {job.uuid for job in Job.select(Job.uuid)}
+        uuids = {job.uuid for job in Job.select(Job.uuid)}
         return {
             "jobs": {job.name or f"retry {job.retry_number}": self._of(job) for job in Job.select()},
             "builds": sorted(str(build.status) for build in Build.select()),
             "events": sorted((row.event, row.job["name"], row.error or "") for row in Delivery.select()),
-            "left": sorted([*leftover_files(self.settings.data_dir, known), *runner.inventory()]),
+            "left": sorted([*leftover_files(self.settings.data_dir, uuids), *runner.inventory()]),
         }
 
     def _of(self, job: Job) -> dict[str, Any]:

@@ -147,7 +147,11 @@ def _config(
         variables = {"FAKE_BUILD_FAIL": f"1:{build_code}"} if build_code else {}
         variables |= {"FAKE_BUILD_HANG": "yes"} if endless_build else {}
         config["run"] = {"cmd": "true"}
-        made: dict[str, Any] = {"image": "a", "build_steps": ["true"], "env_vars": sorted(map(list, variables.items()))}
+        build_config: dict[str, Any] = {
+            "image": "a",
+            "build_steps": ["true"],
+            "env_vars": sorted(map(list, variables.items())),
+        }
     else:
         rest = "trap '' TERM; sleep 1000 & wait; sleep 1000" if stubborn else f"sleep 0.1; exit {code}"
         read = "cat $POLYJOB_INPUTS_PATH/*/file; " if reads else ""
@@ -157,7 +161,7 @@ def _config(
         config["run"] = {"cmd": f"{mark}{begin}; {read}{keep}{rest}"}
         steps = ["sleep 1000" if endless_build else f"exit {build_code}"]
         needs_steps = run_.runner in IN_IMAGES or build_code or endless_build  # a virtualenv takes its time
-        made = {"image": IMAGE, "build_steps": steps if needs_steps else []}
+        build_config = {"image": IMAGE, "build_steps": steps if needs_steps else []}
     if build or run_.runner in IN_IMAGES:
-        config["build"] = made if build else {"image": IMAGE}
+        config["build"] = build_config if build else {"image": IMAGE}
     return config

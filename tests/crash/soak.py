@@ -237,8 +237,8 @@ class SoakRun:
 
     def _files(self, number: int) -> dict[str, bytes]:
         """Return path → content of the outputs that a user downloads."""
-        held = io.BytesIO(self._request("GET", f"{JOBS}/{number}/outputs", None, 200).body)
-        with tarfile.open(fileobj=held) as archive:
+        tarball = io.BytesIO(self._request("GET", f"{JOBS}/{number}/outputs", None, 200).body)
+        with tarfile.open(fileobj=tarball) as archive:
             members = [(member.name.partition("/")[2], archive.extractfile(member)) for member in archive]
             return {name: file.read() for name, file in members if file is not None}
 
@@ -346,10 +346,10 @@ class SoakRun:
 
     def _check_leftovers(self) -> None:
         folder = self._server.data_dir
-        known = {job["uuid"] for page in self._pages() for job in page}
-        if unexpected := known - self.accepted:
+        uuids = {job["uuid"] for page in self._pages() for job in page}
+        if unexpected := uuids - self.accepted:
             self.losses.append(f"jobs that nobody has submitted: {unexpected}")
-        self._expect_none("files", lambda: self._leftovers_of_accepted_jobs(known))
+        self._expect_none("files", lambda: self._leftovers_of_accepted_jobs(uuids))
         self._server.interrupt()
         self._server.process = None
         self._expect_none("processes", lambda: processes_naming(folder))
@@ -369,13 +369,13 @@ class SoakRun:
         except AssertionError:
             self.losses.append(f"{what} left over: {look()}")
 
-    def _leftovers_of_accepted_jobs(self, known: set[str]) -> list[str]:
+    def _leftovers_of_accepted_jobs(self, uuids: set[str]) -> list[str]:
         """Ignore folders of requests that were killed before they were accepted. The engine's cleanup removes them."""
         try:
-            left = leftover_files(self._server.data_dir, known)
+            left = leftover_files(self._server.data_dir, uuids)
         except FileNotFoundError:
             return ["a folder that was removed meanwhile"]
-        return [name for name in left if not name.startswith("jobs/") or name.split("/")[1] in known | self.accepted]
+        return [name for name in left if not name.startswith("jobs/") or name.split("/")[1] in uuids | self.accepted]
 
     def _pages(self) -> Iterator[list[dict[str, Any]]]:
         offset = 0

@@ -39,7 +39,7 @@ class Machine(UserRequests):
     def begin(self, is_local: bool) -> None:
         self.world = World(self.folder, is_local=is_local)
         self.checker = Invariants(self.world)
-        self.kept = {}
+        self.idempotent_requests = {}
         self.turn = 0
 
     # The engine, its backend and its clocks.

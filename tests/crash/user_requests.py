@@ -34,7 +34,7 @@ ANY = st.integers(0, 20)
 class UserRequests(RuleBasedStateMachine):
     world: World
     checker: Invariants
-    kept: dict[str, tuple[dict[str, Any], str]]
+    idempotent_requests: dict[str, tuple[dict[str, Any], str]]
     """Idempotency-Key → the first request with it, and its response."""
 
     # Creating jobs.
@@ -51,18 +51,18 @@ class UserRequests(RuleBasedStateMachine):
         name = f"j{len(self.jobs)}"
         body = {"config": script.config(name), **more}
         answer = self.ask("POST", "/jobs", body, **({"Idempotency_Key": key} if key else {}))
-        if key in self.kept:
+        if key in self.idempotent_requests:
             assert answer.status_code == 422, answer.text
             return
         assert answer.status_code == 201, answer.text
         self.jobs.append(ExpectedJob(answer.json["id"], answer.json["uuid"], name, script))
         if key:
-            self.kept[key] = body, answer.text
+            self.idempotent_requests[key] = body, answer.text
 
-    @precondition(lambda self: self.kept)
+    @precondition(lambda self: self.idempotent_requests)
     @rule(which=ANY)
     def send_again(self, which: int) -> None:
-        key, (body, text) = list(self.kept.items())[which % len(self.kept)]
+        key, (body, text) = list(self.idempotent_requests.items())[which % len(self.idempotent_requests)]
         answer = self.ask("POST", "/jobs", body, Idempotency_Key=key)
         assert (answer.status_code, answer.text) == (201, text)
 
@@ -100,8 +100,8 @@ class UserRequests(RuleBasedStateMachine):
     def _cloned(self, source: ExpectedJob, page: dict[str, Any], strategy: str) -> None:
         assert page["cloning_strategy"] == strategy
         clone = ExpectedJob(page["id"], page["uuid"], source.name, source.script)
-        kept = _content(self.world.store.job_folder(source.uuid) / "outputs.tar.gz")
-        clone.inputs = kept if strategy != "restart" else None
+        outputs = _content(self.world.store.job_folder(source.uuid) / "outputs.tar.gz")
+        clone.inputs = outputs if strategy != "restart" else None
         self.jobs.append(clone)
 
     # UserRequests interfere.
@@ -170,13 +170,13 @@ class UserRequests(RuleBasedStateMachine):
         if verb == "describe":
             self._expect(job, self.ask("PATCH", f"/jobs/{job.number}", {"description": "new"}).status_code, 200)
             return
-        wanted = {"bookmark": ("POST", 201), "unbookmark": ("DELETE", 204), "_heartbeat": ("POST", 200)}
-        method, code = wanted[verb]
-        found = self.ask(method, f"/jobs/{job.number}/{verb}").status_code
-        if verb == "unbookmark" and found == 404 and not job.is_bookmarked:
+        calls = {"bookmark": ("POST", 201), "unbookmark": ("DELETE", 204), "_heartbeat": ("POST", 200)}
+        method, code = calls[verb]
+        status = self.ask(method, f"/jobs/{job.number}/{verb}").status_code
+        if verb == "unbookmark" and status == 404 and not job.is_bookmarked:
             return
-        self._expect(job, found, code)
-        if verb != "_heartbeat" and found == code:
+        self._expect(job, status, code)
+        if verb != "_heartbeat" and status == code:
             job.is_bookmarked = verb == "bookmark"
 
     @precondition(lambda self: self.jobs)

@@ -64,10 +64,10 @@ def callers(monkeypatch, data_dir):
 @pytest.fixture
 def commits(monkeypatch, data_dir):
     """The commits so far."""
-    made = []
+    commits = []
     original = type(database).commit
-    monkeypatch.setattr(type(database), "commit", lambda self: made.append(1) or original(self))
-    return made
+    monkeypatch.setattr(type(database), "commit", lambda self: commits.append(1) or original(self))
+    return commits
 
 
 def stored():
@@ -177,18 +177,18 @@ def test_calls_during_a_commit_form_the_next_group(callers, commits):
 
 def test_block_runs_with_the_context_of_its_caller(callers):
     variable = contextvars.ContextVar("variable", default="none")
-    seen = []
+    values = []
 
     def work():
         variable.set("own")
-        write_in_group("test", lambda: seen.append(variable.get()))
+        write_in_group("test", lambda: values.append(variable.get()))
         database.close()
 
     with write("test"):
-        callers.call("a", lambda: seen.append(variable.get()))
+        callers.call("a", lambda: values.append(variable.get()))
         callers.start(work)
     callers.join()
-    assert seen == ["none", "own"]
+    assert values == ["none", "own"]
 
 
 def test_closed_database_fails_the_call_and_not_the_next_one(data_dir, monkeypatch):

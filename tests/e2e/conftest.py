@@ -64,9 +64,9 @@ class Server:
         self.command = command
         self.cwd = cwd
         clean = {name: value for name, value in os.environ.items() if not name.startswith("POLYJOB_")}
-        kept = {"POLYJOB_TEST_REQUIRE": os.environ.get("POLYJOB_TEST_REQUIRE", "")}
-        kept["POLYJOB_PYTHON"] = python_without_pip(folder)
-        self.environment = clean | kept | {f"POLYJOB_{name.upper()}": value for name, value in settings.items()}
+        own = {"POLYJOB_TEST_REQUIRE": os.environ.get("POLYJOB_TEST_REQUIRE", "")}
+        own["POLYJOB_PYTHON"] = python_without_pip(folder)
+        self.environment = clean | own | {f"POLYJOB_{name.upper()}": value for name, value in settings.items()}
         self.process: subprocess.Popen[str] | None = None
         self.port = 0
         self.lines: list[str] = []

@@ -49,11 +49,11 @@ def watched(server: Server) -> Iterator[list[float]]:
 
 def memory(server: Server) -> int:
     """Bytes that the largest web process has at most needed so far."""
-    found = []
+    peaks = []
     for pid in server.worker_pids():
         with open(f"/proc/{pid}/status") as status:
-            found += [int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:")]
-    return max(found)
+            peaks += [int(line.split()[1]) << 10 for line in status if line.startswith("VmHWM:")]
+    return max(peaks)
 
 
 def receive(server: Server, path: str, **headers: str) -> int:

@@ -90,20 +90,20 @@ class Engine:
 def engine(request: pytest.FixtureRequest, tmp_path_factory: pytest.TempPathFactory) -> Iterator[Engine]:
     require("docker", engine_answers() and DOCKERD is not None and os.geteuid() == 0, "no dockerd to start as root")
     options = ["--live-restore"] if request.node.callspec.params["is_live"] else []
-    made = Engine(tmp_path_factory.mktemp("e"), *options)
+    engine = Engine(tmp_path_factory.mktemp("e"), *options)
     try:
-        made.start()
-        make_images(made.host)
-        yield made
+        engine.start()
+        make_images(engine.host)
+        yield engine
     finally:
-        made.close()
+        engine.close()
 
 
 @pytest.fixture
 def server(engine: Engine, tmp_path: Path) -> Iterator[Server]:
-    made = Server(tmp_path, slots="4", runner="docker")
-    made.environment["DOCKER_HOST"] = engine.host
-    with made as started:
+    server = Server(tmp_path, slots="4", runner="docker")
+    server.environment["DOCKER_HOST"] = engine.host
+    with server as started:
         yield started
 
 

@@ -47,13 +47,13 @@ def test_followers_beyond_the_limit_get_503(make_server: Any) -> None:
     server.start()
     number = server.submit("sleep 600")["id"]
     server.until(number, "running")
-    with followers(server, number, 3) as held:
-        assert [follower.status for follower in held] == [200, 200, 200]
+    with followers(server, number, 3) as clients:
+        assert [follower.status for follower in clients] == [200, 200, 200]
         refused = server.call("GET", f"{JOBS}/{number}/logs?follow=true")
         assert refused.status == 503
         assert int(refused.headers["Retry-After"]) > 0
         assert server.call("GET", f"{JOBS}/{number}/logs").status == 200
-        held[0].close()
+        clients[0].close()
         eventually(lambda: follow_status(server, number) == 200, 5, "the freed place")
 
 
@@ -63,12 +63,12 @@ def test_worker_restart_does_not_wait_for_followers(make_server: Any) -> None:
     number = server.submit("echo before; sleep 600")["id"]
     server.until(number, "running")
     eventually(lambda: server.log(number) == b"before\n", what="the first line")
-    with followers(server, number, 8) as held:
-        assert {follower.read(7) for follower in held} == {b"before\n"}
+    with followers(server, number, 8) as clients:
+        assert {follower.read(7) for follower in clients} == {b"before\n"}
         workers = set(server.worker_pids())
         begun = time.monotonic()
         os.kill(server.web_pids()[0], signal.SIGHUP)
-        for follower in held:
+        for follower in clients:
             with pytest.raises(http.client.IncompleteRead):
                 follower.read()
         assert time.monotonic() - begun < 2.5, "not at once"

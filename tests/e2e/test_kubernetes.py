@@ -48,13 +48,13 @@ def pods_of(cluster: Any) -> dict[str, dict[str, Any]]:
 
 
 def outputs(server: Server, number: int) -> dict[str, bytes]:
-    found = {}
+    contents = {}
     with tarfile.open(fileobj=io.BytesIO(server.call("GET", f"{JOBS}/{number}/outputs").body)) as archive:
         for member in archive:
             content = archive.extractfile(member)
             if content is not None:
-                found[member.name.partition("/")[2]] = content.read()
-    return found
+                contents[member.name.partition("/")[2]] = content.read()
+    return contents
 
 
 def notes(job: dict[str, Any]) -> str:

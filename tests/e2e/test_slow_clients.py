@@ -64,10 +64,10 @@ def connect(server: Server, host: str = "127.0.0.1", window: int = 0) -> socket.
 @contextlib.contextmanager
 def clients(server: Server, request: bytes, count: int = CLIENTS, window: int = 0) -> Iterator[list[socket.socket]]:
     with contextlib.ExitStack() as stack:
-        held = [stack.enter_context(connect(server, window=window)) for _ in range(count)]
-        for client in held:
+        sockets = [stack.enter_context(connect(server, window=window)) for _ in range(count)]
+        for client in sockets:
             client.sendall(request)
-        yield held
+        yield sockets
 
 
 def health_delay(server: Server) -> float:
@@ -114,8 +114,8 @@ def test_slow_readers_do_not_occupy_threads(path: str, server: Server) -> None:
 def test_slow_followers_do_not_occupy_threads(server: Server) -> None:
     number = server.submit("head -c 20000000 /dev/zero; sleep 60")["id"]
     eventually(lambda: len(server.log(number)) == LOG_SIZE)
-    with clients(server, get(server, f"{JOBS}/{number}/logs?follow=true"), 4, window=1024) as held:
-        assert {client.recv(12) for client in held} == {b"HTTP/1.1 200"}
+    with clients(server, get(server, f"{JOBS}/{number}/logs?follow=true"), 4, window=1024) as sockets:
+        assert {client.recv(12) for client in sockets} == {b"HTTP/1.1 200"}
         assert max(health_delay(server) for _ in range(5)) < 1.0
     server.call("POST", f"{JOBS}/{number}/stop")
 
@@ -171,10 +171,10 @@ REFUSED = {b"401", b"403", b"404"}
 @pytest.fixture(scope="module")
 def tokens(server: Server) -> dict[str, str]:
     assert server.call("POST", "/api/v1/projects", {"name": "elsewhere"}).status == 201
-    wanted = {"reader": {"scope": "read"}, "elsewhere": {"project": "elsewhere"}}
+    bodies = {"reader": {"scope": "read"}, "elsewhere": {"project": "elsewhere"}}
     return {
         name: server.call("POST", "/api/v1/tokens", {"name": name} | body).json["token"]
-        for name, body in wanted.items()
+        for name, body in bodies.items()
     }
 
 
@@ -194,9 +194,9 @@ def test_unauthenticated_clients_cannot_delay_uploads(
 ) -> None:
     line, header = STRANGERS[stranger]
     head = f"{line} HTTP/1.1\r\nHost: a\r\nContent-Type: application/json\r\n{header.format(**tokens)}"
-    with clients(server, head.encode() + LATE_BODIES[body], MAX_UPLOADS_AT_ONCE + 4) as held:
+    with clients(server, head.encode() + LATE_BODIES[body], MAX_UPLOADS_AT_ONCE + 4) as sockets:
         assert upload_delay(server) < 3
-        for client in held:
+        for client in sockets:
             answer = b""
             while data := client.recv(4096):  # until the server closes
                 answer += data

@@ -121,14 +121,14 @@ def test_stopped_server_leaves_no_process(make_server):
     def left():
         from pathlib import Path
 
-        found = []
+        pids = []
         for process in Path("/proc").iterdir():
             if process.name.isdecimal():
                 try:
                     if folder in (process / "cmdline").read_bytes().decode(errors="replace"):
-                        found.append(process.name)
+                        pids.append(process.name)
                 except OSError:
                     pass
-        return found
+        return pids
 
     eventually(lambda: not left(), 10, "the end of every process")

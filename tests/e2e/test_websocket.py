@@ -25,16 +25,16 @@ def connect(server: Server, path: str, **options: Any) -> websocket.WebSocket:
 
 def read(client: websocket.WebSocket) -> list[dict[str, Any]]:
     """The messages until the server says goodbye."""
-    found = []
+    messages = []
     with contextlib.ExitStack() as stack:
         stack.callback(client.shutdown)  # `close` leaves the socket open where the server has closed
         while text := client.recv():
             message = json.loads(text)
             assert isinstance(message["log_lines"], list)
             assert message["log_lines"] or message.get("status")
-            found.append(message)
+            messages.append(message)
         assert not client.connected
-    return found
+    return messages
 
 
 def lines(messages: list[dict[str, Any]]) -> list[str]:

@@ -40,8 +40,8 @@ def test_expired_rows_are_removed_every_hour(world, monkeypatch):
 
 
 def test_old_files_without_a_row_are_removed(world):
-    kept = world.submit()
-    world.end(kept)
+    job = world.submit()
+    world.end(job)
     data = world.settings.data_dir
     old, new, strange = data / "jobs" / ("a" * 32), data / "builds" / ("b" * 32), data / "jobs" / "mine"
     code = data / "code" / f"{'c' * 64}.tar.gz"
@@ -50,12 +50,12 @@ def test_old_files_without_a_row_are_removed(world):
     half = data / "code" / f"{'d' * 16}.part"
     for file in (code, half):
         file.write_bytes(b"x")
-    for path in (old, strange, code, half, world.store.job_folder(kept.uuid)):
+    for path in (old, strange, code, half, world.store.job_folder(job.uuid)):
         os.utime(path, (1, 1))
     world.clock.move(3600)
     world.settle()
     assert [path.exists() for path in (old, new, strange, code, half)] == [False, True, True, False, False]
-    assert world.store.job_folder(kept.uuid).exists()
+    assert world.store.job_folder(job.uuid).exists()
 
 
 def test_failed_cleanup_stops_no_job(world, monkeypatch, caplog):

@@ -44,14 +44,14 @@ def test_job_starts_after_the_success_of_all_others(world: World) -> None:
 
 def test_held_job_is_not_in_the_queue(world: World) -> None:
     first = world.submit(seconds=50)
-    held = after(world, first)
+    waiting = after(world, first)
     world.settle()
     others = [world.submit(seconds=50) for _ in range(2)]
-    assert job_queue.queue_position(world.read(held)) is None
+    assert job_queue.queue_position(world.read(waiting)) is None
     assert [job_queue.queue_position(world.read(job)) for job in others] == [1, 2]
     assert Queue.get_by_id("fake").length == 2
     world.settle()
-    assert world.statuses(held) == ["created"]
+    assert world.statuses(waiting) == ["created"]
 
 
 @pytest.mark.parametrize(

@@ -49,7 +49,7 @@ class Slow:
     def __init__(self, world: World) -> None:
         self.world, self.real = world, world.runner.outputs
         self.pieces: dict[str, int] = {}
-        self.given = 0
+        self.sent_pieces = 0
         self.closed: list[str] = []
         self.raises: Callable[[int], Exception | None] = lambda number: None
         world.runner.outputs = self.outputs
@@ -65,7 +65,7 @@ class Slow:
                 if (error := self.raises(at >> 16)) is not None:
                     raise error
                 self.world.clock.move(SECONDS)
-                self.given += 1
+                self.sent_pieces += 1
                 yield data[at : at + (1 << 16)]
         finally:
             self.closed.append(uuid)
@@ -173,11 +173,11 @@ def test_delete_gives_up_the_packing(world, slow, restarted, waits):
     if restarted:
         world.restart()
         slow.world.runner.outputs = slow.outputs
-    given = slow.given
+    sent_before = slow.sent_pieces
     until(world, lambda: Job.get_or_none(Job.id == job.id) is None)
     assert not world.store.job_folder(job.uuid).exists()
     if not waits:
-        assert slow.given - given < 30
+        assert slow.sent_pieces - sent_before < 30
     if not restarted:
         assert slow.closed.count(job.uuid) == 1 + (not waits)
 
@@ -353,17 +353,17 @@ def test_missing_log_is_noted_after_a_long_removal(world, slow, remove_slowly, m
 def test_outputs_that_come_after_all_are_not_noted_as_missing(world, slow, remove_slowly, monkeypatch):
     job = ended(world, slow, 1)
     remove_slowly("temporary files", 100, job)
-    real, asked = slow.outputs, []
+    real, handles = slow.outputs, []
 
     def outputs(handle):
-        asked.append(handle)
-        if len(asked) == 1:
+        handles.append(handle)
+        if len(handles) == 1:
             raise HandleNotFound("The pod is not there any more.")
         yield from real(handle)
 
     monkeypatch.setattr(world.runner, "outputs", outputs)
     until(world, lambda: is_done(world, job))
-    assert len(asked) > 1
+    assert len(handles) > 1
     assert note(world, job, MISSING_OUTPUTS_NOTE) is None
 
 

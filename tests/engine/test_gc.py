@@ -191,9 +191,9 @@ class TestBuilds:
         monkeypatch.setattr(world.runner, "start", refuse)
         second = world.submit(build={"image": "a"})
         world.end(second)
-        made = world.read(second).build
-        assert (world.read(second).status, made.id) == (Status.SUCCEEDED, old.id + 1)
-        assert made.reason == {
+        build = world.read(second).build
+        assert (world.read(second).status, build.id) == (Status.SUCCEEDED, old.id + 1)
+        assert build.reason == {
             "kind": "outdated", "changed": changed, "text": f"build {old.id} is not used any more: {reason}",
         }  # fmt: skip
         assert world.statuses(second) == ["created", "scheduled", "building", "running", "succeeded"]
@@ -218,10 +218,10 @@ class TestJobs:
 
     def test_oldest_files_are_removed_until_the_rest_fits(self, settings, runner, make_job, monkeypatch):
         monkeypatch.setattr(gc, "GB", 100)
-        found = [make_job(60, datetime.timedelta(days=age)) for age in (1, 3, 2)]
+        created = [make_job(60, datetime.timedelta(days=age)) for age in (1, 3, 2)]
         assert collect(settings, runner, keep_gb=1) == 120
         store = Store(settings.data_dir)
-        assert [store.job_log(job.uuid).exists() for job in found] == [True, False, False]
+        assert [store.job_log(job.uuid).exists() for job in created] == [True, False, False]
 
     def test_reason_has_a_readable_size(self, settings, runner, make_job):
         make_job()
@@ -354,20 +354,20 @@ class TestOldJobs:
 
     def test_shown_runs_of_a_schedule_are_kept(self, settings, runner, make_job, add_fire, monkeypatch):
         monkeypatch.setattr(old_jobs, "MAX_SHOWN_FIRES", 2)
-        found = [make_job() for _ in range(2)]
-        for job in found:
+        created = [make_job() for _ in range(2)]
+        for job in created:
             add_fire(job)
         collect(settings, runner, delete_days=30)
-        assert self.remaining() == [job.id for job in found]
+        assert self.remaining() == [job.id for job in created]
         add_fire()
         collect(settings, runner, delete_days=30)
-        assert self.remaining() == [found[1].id]
+        assert self.remaining() == [created[1].id]
 
     def test_one_round_deletes_a_limited_number(self, settings, runner, make_job, monkeypatch):
         monkeypatch.setattr(gc, "MAX_EXPIRED_JOBS", 2)
-        found = [make_job(age=datetime.timedelta(days=days)) for days in (41, 43, 42)]
+        created = [make_job(age=datetime.timedelta(days=days)) for days in (41, 43, 42)]
         collect(settings, runner, delete_days=30)
-        assert self.remaining() == [found[0].id]
+        assert self.remaining() == [created[0].id]
         collect(settings, runner, delete_days=30)
         assert self.remaining() == []
 
@@ -435,24 +435,24 @@ class TestArchives:
     @pytest.mark.parametrize("kind", ["job", "build", "project"])
     def test_wake_up_follows_the_commit(self, settings, runner, archived, monkeypatch, kind):
         row = archived(kind, 40)
-        seen = []
+        deletions = []
 
         def wake_engine(data_dir):
             assert not database.in_transaction(), "the engine may look before the commit"
-            seen.append(type(row).get_by_id(row.id).deleted_at is not None)
+            deletions.append(type(row).get_by_id(row.id).deleted_at is not None)
 
         for module in (builds, gc, jobs, projects):
             monkeypatch.setattr(module, "wake_engine", wake_engine)
         collect(settings, runner, archive_days=30)
-        assert seen == [True]
+        assert deletions == [True]
 
     @pytest.mark.parametrize("kind", ["job", "build"])
     def test_other_items_are_kept(self, settings, runner, archived, make_job, make_build, kind):
         old, young = archived(kind, 40), archived(kind, 20)
         never = make_job() if kind == "job" else make_build(10)
         collect(settings, runner, archive_days=30)
-        found = [type(row).get_by_id(row.id).deleted_at is None for row in (old, young, never)]
-        assert found == [False, True, True]
+        are_kept = [type(row).get_by_id(row.id).deleted_at is None for row in (old, young, never)]
+        assert are_kept == [False, True, True]
 
     def test_archived_build_in_use_is_kept(self, settings, runner, archived, make_job):
         build = archived("build", 40)

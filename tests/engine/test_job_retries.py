@@ -143,14 +143,14 @@ def test_resuming_retry_says_that_its_inputs_were_removed(world: World) -> None:
 
 def test_failed_build_is_retried_only_if_asked(world: World) -> None:
     broken = BUILD | {"env_vars": [["FAKE_BUILD_FAIL", "1:4"]]}
-    unasked = world.submit(build=broken, termination={"max_retries": 3})
-    world.end(unasked)
+    unretried = world.submit(build=broken, termination={"max_retries": 3})
+    world.end(unretried)
     assert len(chain(world)) == 1
-    asked = world.submit(build=broken, termination={"retry": [{"on": [{"reason": "build"}], "times": 1}]})
-    world.end(asked)
+    failed = world.submit(build=broken, termination={"retry": [{"on": [{"reason": "build"}], "times": 1}]})
+    world.end(failed)
     world.end(*chain(world))
     retry = chain(world)[-1]
-    assert (retry.original_id, retry.build_id != world.read(asked).build_id) == (asked.id, True)
+    assert (retry.original_id, retry.build_id != world.read(failed).build_id) == (failed.id, True)
 
 
 def test_retry_keeps_what_the_request_set(world: World) -> None:

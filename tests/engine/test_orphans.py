@@ -44,16 +44,16 @@ def forget(job: Job) -> None:
 
 class TestOrphans:
     def test_orphan_is_removed_and_live_job_is_kept(self, world, caplog):
-        forgotten, kept = world.submit(seconds=10_000), world.submit(seconds=10_000)
+        forgotten, other = world.submit(seconds=10_000), world.submit(seconds=10_000)
         world.settle()
         forget(forgotten)
         world.later(LOOK_INTERVAL_SECONDS)
-        assert world.runner.inventory().keys() == {forgotten.uuid, kept.uuid}
+        assert world.runner.inventory().keys() == {forgotten.uuid, other.uuid}
         world.clock.move(LOOK_INTERVAL_SECONDS)
         world.settle()
-        assert world.runner.inventory().keys() == {kept.uuid}
+        assert world.runner.inventory().keys() == {other.uuid}
         assert f"has something of job {forgotten.uuid}" in caplog.text
-        assert world.read(kept).status is Status.RUNNING
+        assert world.read(other).status is Status.RUNNING
 
     def test_ended_orphan_is_fetched_before_removal(self, world, caplog):
         job = world.submit(seconds=10, log="its log\n", outputs='{"file": "text"}')
@@ -63,10 +63,10 @@ class TestOrphans:
             world.clock.move(LOOK_INTERVAL_SECONDS)
             world.settle()
         assert world.runner.inventory() == {}
-        kept = Store(world.settings.data_dir / "unclaimed")
-        assert kept.job_log(job.uuid).read_bytes() == b"its log\n"
-        assert [name for name, _ in kept.outputs(job.uuid).tree("")[0]] == ["file"]
-        assert f"are kept in {kept.job_folder(job.uuid)}" in caplog.text
+        unclaimed = Store(world.settings.data_dir / "unclaimed")
+        assert unclaimed.job_log(job.uuid).read_bytes() == b"its log\n"
+        assert [name for name, _ in unclaimed.outputs(job.uuid).tree("")[0]] == ["file"]
+        assert f"are kept in {unclaimed.job_folder(job.uuid)}" in caplog.text
 
     def test_failed_removal_holds_up_no_other_orphan(self, world, monkeypatch):
         stuck, other = sorted((world.submit(seconds=10_000) for _ in range(2)), key=lambda job: job.uuid)
@@ -92,10 +92,10 @@ class TestOrphans:
 
     def test_orphan_with_a_slow_fetch_is_removed_last(self, world, monkeypatch):
         monkeypatch.setattr(orphans, "FIRST_FETCH_SECONDS", 0.0)
-        found = sorted((world.submit(seconds=10) for _ in range(2)), key=lambda job: job.uuid)
+        orphaned = sorted((world.submit(seconds=10) for _ in range(2)), key=lambda job: job.uuid)
         world.settle()
         outputs, clean, cleaned = world.runner.outputs, world.runner.clean, []
-        small = found[-1].uuid
+        small = orphaned[-1].uuid
 
         def slow(handle):
             if small not in handle:
@@ -109,14 +109,14 @@ class TestOrphans:
 
         monkeypatch.setattr(world.runner, "outputs", slow)
         monkeypatch.setattr(world.runner, "clean", note)
-        for job in found:
+        for job in orphaned:
             forget(job)
         for _ in range(2):
             world.clock.move(LOOK_INTERVAL_SECONDS)
             world.settle()
         assert world.runner.inventory() == {} and cleaned[0] == small
-        kept = Store(world.settings.data_dir / "unclaimed")
-        assert kept.outputs(found[0].uuid).open_file("large")[0] == 3 << 20
+        unclaimed = Store(world.settings.data_dir / "unclaimed")
+        assert unclaimed.outputs(orphaned[0].uuid).open_file("large")[0] == 3 << 20
 
     def test_unavailable_backend_is_looked_at_again(self, world):
         job = world.submit(seconds=10_000)

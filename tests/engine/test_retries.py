@@ -296,11 +296,11 @@ def test_small_removals_do_not_wait_for_large_ones(world, monkeypatch, count):
     large = [world.submit() for _ in range(count)]
     small = world.submit()
     wait(world, 10)
-    left, real = {job.uuid: 100 for job in large}, Store.remove_job_in_steps
+    remaining_steps, real = {job.uuid: 100 for job in large}, Store.remove_job_in_steps
 
     def removing(store, uuid):
-        while left.get(uuid, 0):
-            left[uuid] -= 1
+        while remaining_steps.get(uuid, 0):
+            remaining_steps[uuid] -= 1
             world.clock.move(0.1)
             yield
         yield from real(store, uuid)

@@ -171,8 +171,8 @@ def test_names_with_equal_escapes_have_different_links(client: FlaskClient, job:
     links = [link for link in read(client, url(job)).links if link.startswith(f"{url(job)}/outputs/")]
     assert len(links) == len(set(links))
     looks = [read(client, link) for link in links]
-    shown = [text for page in looks for text in ("latin", "quoted", "no tab") if text in page.text]
-    assert sorted(shown) == ["latin", "no tab", "quoted"]
+    texts = [text for page in looks for text in ("latin", "quoted", "no tab") if text in page.text]
+    assert sorted(texts) == ["latin", "no tab", "quoted"]
     downloads = [link for page in looks for link in page.links if "outputs/files" in link]
     assert {client.get(link).data for link in downloads} == set(files.values())
 

@@ -26,14 +26,14 @@ def worker():
     listener.setblocking(False)
     config = Config()
     config.set("worker_connections", 3)
-    made = Worker(0, 0, [listener], None, 30, config, logging.getLogger(__name__))
-    made.poller = selectors.DefaultSelector()
-    made.listener = listener
-    made.clients = []
-    yield made
-    for connection in list(made._waiting):
-        made._discard(connection)
-    for each in (*made.clients, made.poller, listener, made.tmp):
+    worker = Worker(0, 0, [listener], None, 30, config, logging.getLogger(__name__))
+    worker.poller = selectors.DefaultSelector()
+    worker.listener = listener
+    worker.clients = []
+    yield worker
+    for connection in list(worker._waiting):
+        worker._discard(connection)
+    for each in (*worker.clients, worker.poller, listener, worker.tmp):
         each.close()
 
 

@@ -305,9 +305,9 @@ def test_every_listed_name_can_be_requested(store, folder, sealed):
         store.seal(JOB, "7", 0)
         outputs = store.outputs(JOB)
     for name in NAMES:
-        for asked in (name, escape_name(name)):
-            asked.encode("utf-8", "surrogateescape")
-            assert b"".join(outputs.open_file(asked)[1]) == os.fsencode(name)
+        for path in (name, escape_name(name)):
+            path.encode("utf-8", "surrogateescape")
+            assert b"".join(outputs.open_file(path)[1]) == os.fsencode(name)
     assert outputs.tree(escape_name("dir\udcff")) == ([("f", 6)], [])
     assert escape_name("caf\udce9.txt") == "caf%E9.txt"
 
