@@ -106,7 +106,7 @@ def submit(client: Client, path: str, body: dict[str, Any], detach: bool, quiet:
         raise SystemExit(attachment.run())
 
 
-QUESTION = "\nThe job is running. [d]etach and let it run, [s]top it, or [k]eep watching? "
+QUESTION = "\nThe job is running. [d]etach and let it run, [s]top it, or [k]eep watching? Type a letter and Enter: "
 
 
 class Attachment:

@@ -192,7 +192,7 @@ def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Ite
         if settings.keep_days and job.finished_at < oldest:
             reason = f"older than {settings.keep_days} days"
         elif settings.keep_gb and excess > 0:
-            reason = f"all jobs have left more than {format_size(round(settings.keep_gb * GB))}"
+            reason = "all jobs have left more than `POLYJOB_KEEP_GB` allows"
         elif not settings.keep_days or job.finished_at >= oldest:
             return
         size = sizes.get(job.id) if settings.keep_gb else store.job_size(job.uuid)

@@ -227,7 +227,7 @@ class TestJobs:
         make_job()
         tiny = dataclasses.replace(settings, keep_gb=1e-9)
         (garbage,) = gc.find_garbage(tiny, Store(settings.data_dir), {"process": runner})
-        assert garbage.reason == "all jobs have left more than 1 B"
+        assert garbage.reason == "all jobs have left more than `POLYJOB_KEEP_GB` allows"
 
     @pytest.fixture(params=["reads the outputs", "is a retry that resumes"])
     def waiting(self, request, make_job):
