@@ -10,6 +10,7 @@ from polyjob.pages import (
     clone,
     project_settings,
     schedules,
+    secrets,
     show,  # noqa: F401 - it adds routes to `blp`
     sign_in,
     submission,
@@ -28,6 +29,7 @@ for part in (
     capacity,
     project_settings,
     schedules,
+    secrets,
     users,
     webhooks,
     audit,

@@ -9,7 +9,7 @@ from typing import Any
 
 from polyjob.jobconfig.compose import RESOURCES
 from polyjob.pages.forms import Form
-from polyjob.pages.job_form import lines_of, numbered_lines, read_after, read_names
+from polyjob.pages.job_form import lines_of, numbered_lines, read_names, read_words
 from polyjob.services.schedules import DEFAULT_TIMEZONE
 
 
@@ -29,12 +29,12 @@ def run_command(project: str, form: Form, has_upload: bool = False, times: Mappi
         words += ["--step", build_step]
     for _, line in numbered_lines(form.text("env")):
         words += ["-e", line.lstrip()]
-    for volume in read_names(form, "volumes"):
-        words += ["--volume", volume]
-    for tag in read_names(form, "tags"):
-        words += ["--tag", tag]
-    for job in read_after(form):
-        words += ["--after", job]
+    for option, field in (("--volume", "volumes"), ("--secret", "secrets"), ("--tag", "tags")):
+        for name in read_names(form, field):
+            words += [option, name]
+    for option, field in (("--after", "after"), ("--inputs-from", "inputs")):
+        for job in read_words(form, field):
+            words += [option, job]
     words += ["-u", "."] if has_upload else []
     config = form.text("config")
     words += ["-f", "-"] if config.strip() else []

@@ -19,6 +19,7 @@ LABELS = {
     "steps": "Build steps",
     "env": "Environment variables",
     "volumes": "Volumes",
+    "secrets": "Secrets",
     "name": "Name",
     "tags": "Tags",
     "cpu": "CPU cores",
@@ -28,13 +29,17 @@ LABELS = {
     "timeout": "Time limit",
     "retries": "Retries",
     "after": "After other jobs",
+    "inputs": "Outputs of other jobs",
     "repeat": "Repeat",
     "cron": "Cron expression",
     "timezone": "Time zone",
     "upload": "Files",
     "config": "Config",
 }
-CONFIG_FIELDS = ("cmd", "image", "steps", "env", "volumes", "backend", "timeout", "retries", *RESOURCES)
+CONFIG_FIELDS = (
+    *("cmd", "image", "steps", "env", "volumes", "secrets", "backend", "timeout", "retries", "inputs"),
+    *RESOURCES,
+)
 """The fields that become a part of the config."""
 _FIELD_OF_POINTER = {
     "/config/run": "cmd",
@@ -43,6 +48,8 @@ _FIELD_OF_POINTER = {
     "/config/environment/env_vars": "env",
     "/config/environment/data_refs": "volumes",
     "/config/environment/persistence/data": "volumes",
+    "/config/environment/secret_refs": "secrets",
+    "/config/environment/outputs/jobs": "inputs",
     "/config/environment/resources/cpu": "cpu",
     "/config/environment/resources/memory": "memory",
     "/config/environment/resources/gpu": "gpu",
@@ -63,8 +70,8 @@ _FIELD_OF_POINTER = {
 def read_job(form: Form) -> tuple[dict[str, Any], ParsedBody]:
     """Return the body of the API request that makes the job, and its parsed form.
 
-    Fields take precedence over the typed config; build steps, environment variables and volumes are added to those of
-    the config. Raises Invalid with all problems.
+    Fields take precedence over the typed config; those with several entries, such as the build steps, are added to the
+    entries of the config. Raises Invalid with all problems.
     """
     body, problems = _compose_body(form)
     pointers = {problem.pointer for problem in problems}
@@ -121,12 +128,14 @@ def _read_fields(form: Form) -> tuple[JobFields, list[Problem]]:
         env_vars=env_vars,
         resources={resource: form.word(resource) for resource in RESOURCES if form.word(resource)},
         volumes=read_names(form, "volumes"),
+        secrets=read_names(form, "secrets"),
         backend=form.word("backend"),
         timeout=timeout,
         retries=retries,
         name=form.word("name"),
         tags=read_names(form, "tags"),
         after=after,
+        inputs_from=[_job_reference(word) for word in read_words(form, "inputs")],
     )
     return fields, problems
 
@@ -135,13 +144,18 @@ def _read_after(form: Form) -> tuple[list[dict[str, Any]], list[Problem]]:
     """Return the dependencies, each JOB or JOB:ON, and the problems of their conditions."""
     after: list[dict[str, Any]] = []
     problems = []
-    for word in read_after(form):
+    for word in read_words(form, "after"):
         job, _, condition = word.partition(":")
-        number = parse_digits(job, MAX_ID_DIGITS)
-        after.append({"job": job if number is None else number, "on": condition or "success"})
+        after.append({"job": _job_reference(job), "on": condition or "success"})
         if after[-1]["on"] not in list(Condition):
             problems.append(Problem("/after", f"`{word}`: write `{job}`, `{job}:failure` or `{job}:end`."))
     return after, problems
+
+
+def _job_reference(word: str) -> int | str:
+    """Return the number of a job, or any other text as it is, for the schema to refuse."""
+    number = parse_digits(word, MAX_ID_DIGITS)
+    return word if number is None else number
 
 
 def read_times(form: Form) -> dict[str, str] | None:
@@ -151,7 +165,7 @@ def read_times(form: Form) -> dict[str, str] | None:
         return None
     if repeat and cron:
         raise Invalid([Problem("/cron", "Leave this empty, or choose `Once, now` as the repetition.")])
-    if read_after(form):
+    if read_words(form, "after"):
         raise Invalid([Problem("/after", "The job of a schedule cannot wait for other jobs.")])
     return {"cron": repeat or cron} | ({"timezone": timezone} if timezone else {})
 
@@ -168,8 +182,9 @@ def read_names(form: Form, field: str) -> list[str]:
     return lines_of(form.text(field).replace(",", "\n"))
 
 
-def read_after(form: Form) -> list[str]:
-    return form.text("after").replace(",", " ").split()
+def read_words(form: Form, field: str) -> list[str]:
+    """Return the words in a field, which are separated by commas or blanks."""
+    return form.text(field).replace(",", " ").split()
 
 
 def lines_of(text: str) -> list[str]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from functools import partial
 from typing import Any
 
 from flask import Blueprint, make_response, render_template
@@ -13,14 +14,14 @@ from polyjob.api.request_context import find_project, me, settings
 from polyjob.api.schemas.common import load_body
 from polyjob.api.schemas.members import MemberBody
 from polyjob.api.schemas.projects import ProjectChangeBody
-from polyjob.api.schemas.secrets import SecretBody
 from polyjob.auth import identity as auth
 from polyjob.auth import invites, members, permissions
 from polyjob.auth.permissions import Access, requires
 from polyjob.auth.roles import Role
 from polyjob.db.models import Project
-from polyjob.errors import Conflict, Invalid, Unavailable
+from polyjob.errors import Conflict, Invalid
 from polyjob.pages.forms import STALE_FORM, Form, done, group_by_field, read_form
+from polyjob.pages.secrets import answer_secret_form
 from polyjob.pages.urls import own_path, page_url, project_url
 from polyjob.services import job_secrets, projects
 
@@ -103,19 +104,8 @@ def withdraw_project_invite(username: str, project_name: str, invite_id: str) ->
 @blp.post(f"{SETTINGS}/secrets")
 @requires(Access.MANAGE)
 def set_secret(username: str, project_name: str) -> AnyResponse:
-    """Create a secret, or replace its value. The form never shows a value, not even the one that was refused."""
-    project, form = find_project(username, project_name), read_form(keep_stale=True)
-    shown = Form({"secret": form.word("secret")})
-    if form.is_stale:
-        return _page(project, shown, {"": [STALE_FORM]}, 403)
-    try:
-        value = load_body(SecretBody(), {"value": form.text("value")})["value"]
-        secret = job_secrets.set_secret(project, me(), form.word("secret"), value, settings().data_dir)
-    except (Invalid, Conflict, Unavailable) as error:
-        errors = _errors(error) if isinstance(error, Invalid) else {"secret": [str(error)]}
-        errors = {"secret" if name == "name" else name: texts for name, texts in errors.items()}
-        return _page(project, shown, errors, status_of(error))
-    return done(f"{project_url(project)}/settings", f"The secret {secret.name} was stored.")
+    project = find_project(username, project_name)
+    return answer_secret_form(project, f"{project_url(project)}/settings", partial(_page, project))
 
 
 @blp.post(f"{SETTINGS}/secrets/<name>/remove")

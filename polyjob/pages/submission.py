@@ -234,6 +234,7 @@ def _page(
             f"`{volume.name}`{' (read-only)' if volume.is_read_only else ''}"
             for volume, _ in volumes.list_volumes(settings())
         ],
+        secrets=list(dict.fromkeys(f"`{secret.name}`" for secret in job_secrets.list_secrets(project))),
         repetitions=REPETITIONS,
     )
     return make_response(page, status)

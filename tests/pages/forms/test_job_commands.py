@@ -35,6 +35,7 @@ class TestCommands:
         "name": "train",
         "tags": "a b,-c",
         "volumes": "data, models",
+        "secrets": "API_TOKEN, B",
         "cpu": "500m",
         "memory": "1Gi",
         "gpu": "1",
@@ -42,6 +43,7 @@ class TestCommands:
         "timeout": "90.5",
         "retries": "3",
         "after": "12, 14:end ana.demo.jobs.15:failure",
+        "inputs": "7, ana.demo.jobs.8",
     }
 
     @pytest.mark.parametrize("config", ["", "run: {cmd: x}\nEND\ntags: [z]", "build: {build_steps: [q]}\n"])
