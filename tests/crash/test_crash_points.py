@@ -26,7 +26,7 @@ from .scenario_run import RECEIVER, ForkServer, inspect, play
 from .start_counts import ContainerStarts, PodStarts, cluster_settings
 
 PARALLEL_WALKS = 2
-SHORT_RUN_POINTS = {"fake": 6, "process": 4, "docker": 2, "kubernetes": 2}
+SHORT_RUN_POINTS = {"fake": 4, "process": 3, "docker": 1, "kubernetes": 1}
 """Points of each scenario at which a short run dies."""
 OPTIONAL_POINTS = {"log", "note", "call-logs", "call-poll", "call-check", "call-clear"}
 """Points that a run may pass or not, depending on timing."""
