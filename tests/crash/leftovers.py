@@ -19,7 +19,7 @@ ALLOWED_NAMES = {"log", "log.times", "outputs.tar.gz", "outputs.json", "inputs.t
 
 def leftover_files(data: Path, known: Collection[str]) -> list[str]:
     """Return unfinished files, and files that belong to no job in `known` (uuids)."""
-    unfinished = [path for path in data.rglob("*.part") if not _is_prepared(path.relative_to(data))]
+    unfinished = [path for path in data.rglob("*.part") if not _is_checked_elsewhere(path.relative_to(data))]
     leftovers = [str(path.relative_to(data)) for path in unfinished]
     for folder in (data / "jobs").iterdir():
         if folder.name not in known:
@@ -35,9 +35,14 @@ def leftover_files(data: Path, known: Collection[str]) -> list[str]:
     return sorted(leftovers)
 
 
-def _is_prepared(path: Path) -> bool:
-    """Return whether a file is in the folder that waits for the next job of a keeper that lives."""
+def _is_checked_elsewhere(path: Path) -> bool:
+    """Return whether an unfinished file is in a folder that is not left over, or that is checked as a whole.
+
+    The first is the folder that waits for the next job of a keeper that lives, the second the private folder of a job.
+    """
     match path.parts:
+        case ("process", "jobs", _, _):
+            return True
         case ("process", folder, pid, _):
             return folder == f"prepared-{keeper_server.VERSION}" and Path("/proc", pid).exists()
     return False
