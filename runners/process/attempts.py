@@ -12,8 +12,8 @@ the job, and holds the lock for as long as it lives:
 | `fenced` | no | no keeper may ever get the job |
 
 The file appears complete: with its folder, which the keeper server has prepared and gives the job's name, or by a hard
-link from `attempt.part`. On a file system without hard links it is empty for a
-moment. Then `attempt.part`, which exists until the attempt has the id, shows that no keeper has emptied it.
+link from `attempt.part`. On a file system without hard links it is empty for a moment. Then `attempt.part`, which
+exists until the attempt has the id, shows that no keeper has emptied it.
 
 Standard library only: the keeper server loads this module.
 """
