@@ -326,7 +326,7 @@ GUARDED = {
 
 ALLOWED = {
     "polyjob/storage/store.py: _restrict": "folders of the data folder, which belong to the server alone",
-    "polyjob/storage/store.py: _make_folder": "a folder just made, in one that belongs to the server alone",
+    "polyjob/storage/store.py: _copy_mode": "a folder just made, in one that belongs to the server alone",
     "polyjob/storage/store.py: _make_inputs_folder": "a folder in the job's, which belongs to the server alone",
     "runners/process/keeper_server.py: _listen": "the server's socket, in the server's own folder",
     "runners/process/spawn.py: _spawn_as": "the pipe that the keeper has made",
