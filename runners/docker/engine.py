@@ -35,6 +35,7 @@ SECRETS = "polyjob.secrets"
 CALL_SECONDS = 60
 TRANSFER_SECONDS = 600
 """Time limits of an ordinary call, and of one that transfers files."""
+PODMAN_LIST_FAULTS, LIST_ATTEMPTS = ("image not known", "no such process", "no such container"), 5
 STATE_CHECKS, STATE_CHECK_SECONDS = 5, 0.1
 """Number of checks of a container's state after a refused call, and seconds between two checks."""
 DEFAULT_SOCKET = "unix:///var/run/docker.sock"
@@ -191,7 +192,7 @@ def _engine_identities(client: Any, installation: str) -> frozenset[str]:
     own = {"label": f"{INSTALLATION}={installation}"}
     names = {item["Name"] for item in client.volumes(filters=own)["Volumes"] or () if ENGINE in item["Labels"]}
     if not names:
-        containers = client.containers(all=True, filters=own)
+        containers = list_objects(lambda: client.containers(all=True, filters=own))
         names = {item["Labels"][ENGINE] for item in containers if ENGINE in item["Labels"]}
         names = names or {f"polyjob-engine-{uuid.uuid4().hex}"}
         for name in names:
@@ -307,6 +308,20 @@ def ignore_errors_if(is_done: Callable[[], bool]) -> Iterator[None]:
                     return
             time.sleep(STATE_CHECK_SECONDS)
         raise
+
+
+def list_objects(call: Callable[[], list[dict[str, Any]]]) -> list[dict[str, Any]]:
+    """Return the result of a call that lists containers or images. Raises APIError.
+
+    Podman refuses it while a listed container ends or another client removes a listed image, so it is repeated.
+    """
+    for _ in range(LIST_ATTEMPTS - 1):
+        try:
+            return call()
+        except APIError as error:
+            if not any(text in str(error) for text in PODMAN_LIST_FAULTS):
+                raise
+    return call()
 
 
 def container_state(client: Any, container: str) -> dict[str, Any] | None:

@@ -13,6 +13,7 @@ from typing import Any
 from docker.errors import APIError, NotFound
 
 from runners.base import BASE_CHANGED
+from runners.docker.engine import list_objects
 
 KEY, BASE, BUILD = "polyjob.key", "polyjob.base", "polyjob.build"
 """Labels of a built image: the build's key, the id of the base image, and the build's UUID."""
@@ -22,7 +23,6 @@ DOCKER_HUB, NO_REGISTRY = "docker.io", "localhost"
 """The registry of a name without one, and Podman's prefix of a name without a registry."""
 CONFLICT_STATUS = 409
 IMAGE_MISSING = "its image does not exist any more"
-PODMAN_IMAGE_MISSING, LIST_ATTEMPTS = "image not known", 5
 
 
 def full_names(name: str) -> tuple[str, ...]:
@@ -131,14 +131,8 @@ def cached_images(client: Any, labels: Mapping[str, str]) -> dict[str, int]:
 
 
 def list_images(client: Any, filters: Mapping[str, list[str]] | None = None) -> list[dict[str, Any]]:
-    """Return the Engine's list of images. Podman refuses to list them while another client removes one."""
-    for _ in range(LIST_ATTEMPTS - 1):
-        try:
-            return client.images(filters=filters)  # type: ignore[no-any-return]
-        except APIError as error:
-            if PODMAN_IMAGE_MISSING not in str(error):
-                raise
-    return client.images(filters=filters)  # type: ignore[no-any-return]
+    """Return the Engine's list of images. Raises APIError."""
+    return list_objects(lambda: client.images(filters=filters))
 
 
 def _own_tag(name: str) -> str | None:

@@ -45,6 +45,7 @@ from runners.docker.engine import (
     connect,
     container_state,
     ignore_errors_if,
+    list_objects,
     translate_errors,
     translate_read_errors,
 )
@@ -127,7 +128,8 @@ class DockerRunner(RemoteRunner):
 
     def _list(self) -> list[dict[str, Any]]:
         filters = {"label": f"{INSTALLATION}={self.settings.installation}"}
-        containers: list[dict[str, Any]] = self._connection.client().containers(all=True, filters=filters)
+        client = self._connection.client()
+        containers = list_objects(lambda: client.containers(all=True, filters=filters))
         return [item for item in containers if JOB in item["Labels"]]
 
     def inventory(self) -> dict[str, str]:

@@ -10,7 +10,7 @@ from docker.errors import APIError, NotFound
 
 from runners.base import JobSpec, Resources, RunnerRefused, RunnerUnavailable, StartFailed
 from runners.docker.containers import log_config, unsupported_limits
-from runners.docker.engine import check_usable, identify_engine, start_error
+from runners.docker.engine import check_usable, identify_engine, list_objects, start_error
 
 INFO = {
     "ID": "one", "Name": "node", "Driver": "overlay2", "OSType": "linux", "Architecture": "x86_64", "SwapLimit": True,
@@ -134,3 +134,27 @@ def test_refused_start_is_classified(status: int, words: str, meaning: type[Exce
     response.status_code = status
     refused = start_error(APIError(words, response, words))
     assert (type(refused) if refused else None) is meaning
+
+
+def test_list_is_repeated_while_a_listed_container_ends() -> None:
+    responses = iter([APIError("500", explanation="read /proc/7/cgroup: no such process"), [{"Id": "a"}]])
+
+    def call() -> list[dict[str, Any]]:
+        response = next(responses)
+        if isinstance(response, APIError):
+            raise response
+        return response
+
+    assert list_objects(call) == [{"Id": "a"}]
+
+
+def test_other_errors_of_a_list_are_raised_at_once() -> None:
+    calls = []
+
+    def call() -> list[dict[str, Any]]:
+        calls.append("list")
+        raise APIError("500", explanation="no space left on device")
+
+    with pytest.raises(APIError, match="no space"):
+        list_objects(call)
+    assert calls == ["list"]
