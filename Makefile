@@ -22,10 +22,10 @@ run: $(STAMP) $(if $(USES_KUBERNETES),$(KUBERNETES),$(wildcard $(KUBERNETES)))  
 
 test: $(TESTED)  ## install the test dependencies and run the tests: ARGS="-k jobs"
 	@if [ "$$POLYJOB_TEST_LONG" = 1 ]; then \
-		echo "Running all tests in their long form. On two cores this takes about 25 minutes."; \
+		echo "Running all tests in their long form. On two cores this takes about 20 minutes."; \
 	else \
 		echo "Running the tests in their short form: with samples of the crash points, of the Docker runner's tests and of"; \
-		echo "generated values. On two cores this takes about 7 minutes, or 11 with Docker, Podman and Chromium."; \
+		echo "generated values. On two cores this takes about 6 minutes, or 9 with Docker, Podman and Chromium."; \
 	fi
 	$(BIN)/python -m pytest -n auto $(ARGS)
 
