@@ -13,7 +13,7 @@ from dataclasses import dataclass
 from functools import partial
 from typing import Any
 
-from peewee import fn
+from peewee import Expression, fn
 
 from polyjob.clock import now
 from polyjob.db.database import write
@@ -174,7 +174,6 @@ def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Ite
     """
     if not settings.keep_days and not settings.keep_gb:
         return
-    bookmarked = Bookmark.select(Bookmark.target_id).where(Bookmark.kind == "job", Bookmark.is_set)
     with_files = (
         Job.select(Job.id, Job.uuid, Job.finished_at)
         .where(Job.finished_at.is_null(False), Job.cleared_at.is_null(), Job.deleted_at.is_null())
@@ -185,8 +184,7 @@ def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Ite
         sizes = {job.id: store.job_size(job.uuid) for job in with_files.iterator() if job.id not in old_ids}
     excess = sum(sizes.values()) - settings.keep_gb * GB
     oldest = now() - datetime.timedelta(days=settings.keep_days or 0)
-    removable = with_files.where(Job.id.not_in(bookmarked), ~job_inputs.awaited_outputs())
-    for job in list(removable.limit(ROWS_PER_ROUND)):
+    for job in list(with_files.where(_may_lose_files()).limit(ROWS_PER_ROUND)):
         if job.id in old_ids:
             continue
         if settings.keep_days and job.finished_at < oldest:
@@ -202,7 +200,7 @@ def _job_files(settings: Settings, store: Store, old_ids: Container[int]) -> Ite
 
 def _job_files_removal(store: Store, job: Any, reason: str) -> Callable[[], None]:
     def remove() -> None:
-        if _is_awaited(job):
+        if not Job.select(Job.id).where(Job.id == job.id, _may_lose_files()).exists():
             return
         store.remove_job(job.uuid)
         with write("clear-job"):
@@ -213,6 +211,12 @@ def _job_files_removal(store: Store, job: Any, reason: str) -> Callable[[], None
                 update(Job, job.id, columns, increment="version")
 
     return remove
+
+
+def _may_lose_files() -> Expression:
+    """Return the condition that nobody has bookmarked a job, and that no unfinished job reads its outputs."""
+    bookmarked = Bookmark.select(Bookmark.target_id).where(Bookmark.kind == "job", Bookmark.is_set)
+    return Job.id.not_in(bookmarked) & ~job_inputs.awaited_outputs()
 
 
 def _is_awaited(job: Job) -> bool:

@@ -267,6 +267,14 @@ class TestJobs:
         garbage.remove()
         assert store.job_log(old.uuid).exists() and Job.get_by_id(old.id).cleared_at is None
 
+    def test_files_of_a_job_that_is_bookmarked_by_then_are_kept(self, settings, runner, make_job, user):
+        old = make_job()
+        changed, store = dataclasses.replace(settings, keep_days=30), Store(settings.data_dir)
+        (garbage,) = gc.find_garbage(changed, store, {"process": runner})
+        bookmarks.add(old, user)
+        garbage.remove()
+        assert store.job_log(old.uuid).exists() and Job.get_by_id(old.id).cleared_at is None
+
     def test_files_of_a_job_that_another_only_waits_for_are_removed(self, settings, runner, make_job):
         old, other = make_job(), make_job(age=None)
         with write("test"):
