@@ -4,11 +4,13 @@ from __future__ import annotations
 
 import dataclasses
 import errno
+import json
 import os
 import stat
 import subprocess
 import sys
 import time
+import tracemalloc
 from collections.abc import Callable, Iterator
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -24,6 +26,7 @@ from runners.base import (
     StartFailed,
 )
 from runners.process.environment import inherited_variables
+from runners.process.runner import _parse_handle
 from tests import capabilities
 from tests.capabilities import without_capabilities
 from tests.require import require_root
@@ -497,3 +500,13 @@ def test_removal_that_died_before_its_last_step_is_completed(process: ProcessHar
     (handle,) = process.runner.inventory().values()
     process.runner.clean(handle)
     assert not folder.exists()
+
+
+def test_memory_for_handles_is_bounded() -> None:
+    tracemalloc.start()
+    try:
+        for number in range(20_000):
+            _parse_handle(json.dumps({"v": 1, "uuid": f"{number:032x}", "boot": "b" * 36}))
+        assert tracemalloc.get_traced_memory()[0] < 1 << 20
+    finally:
+        tracemalloc.stop()
