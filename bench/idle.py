@@ -40,7 +40,7 @@ def rows(plan: Plan) -> list[Row]:
 
 def _server(plan: Plan, checkout: Checkout) -> Figures:
     with plan.serve(checkout) as server:
-        return {**_observe(server.processes(), plan.size(15.0, 5.0)), START: server.start_ms}
+        return {**_observe(server.processes, plan.size(15.0, 5.0)), START: server.start_ms}
 
 
 def _empty_app(plan: Plan) -> Figures:
@@ -53,18 +53,20 @@ def _empty_app(plan: Plan) -> Figures:
     log = folder / "log"
     with running(command, dict(os.environ), folder, log) as process:
         start = await_ok(process, port, "/healthz", log)
-        return {**_observe(processes_with(str(folder)), plan.size(15.0, 5.0)), START: start}
+        processes = functools.partial(processes_with, str(folder))
+        return {**_observe(processes, plan.size(15.0, 5.0)), START: start}
 
 
 def _task_spooler(plan: Plan) -> Figures:
     started = time.perf_counter()
     with task_spooler(plan.new_folder()) as spooler:
         start = (time.perf_counter() - started) * 1000
-        return {**_observe(spooler.processes(), plan.size(15.0, 5.0)), START: start}
+        return {**_observe(spooler.processes, plan.size(15.0, 5.0)), START: start}
 
 
-def _observe(pids: list[int], seconds: float) -> Figures:
+def _observe(processes: Callable[[], list[int]], seconds: float) -> Figures:
     time.sleep(SETTLE_SECONDS)
+    pids = processes()  # some start a moment after the first response
     started, before = time.monotonic(), sum(map(precise_cpu_of, pids))
     time.sleep(seconds)
     used = (sum(map(precise_cpu_of, pids)) - before) / (time.monotonic() - started)
