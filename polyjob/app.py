@@ -127,6 +127,13 @@ def make_app() -> Flask:
     return app
 
 
+def preload(app: Flask) -> None:
+    """Load what the first request would load. Otherwise each worker would do that in memory of its own."""
+    app.url_map.update()  # sorts the routes
+    app.url_map.bind("localhost")  # imports the codec of host names
+    health.required_schema_version()
+
+
 def configure(app: Flask, settings: Settings) -> None:
     """Let the application serve the data folder of these settings, and open its database.
 

@@ -65,7 +65,7 @@ def _state(fault: str | None, find_remark: Callable[[], str | None] = lambda: No
 
 
 @functools.cache
-def _required_schema_version() -> int:
+def required_schema_version() -> int:
     """Return the version of the newest migration. It cannot change, and every request needs it."""
     return migrations.latest_version()
 
@@ -76,7 +76,7 @@ def database_fault() -> str | None:
         version = migrations.current_version()
     except PeeweeException as error:
         return f"The database cannot be opened: {error}."
-    required = _required_schema_version()
+    required = required_schema_version()
     if version == required:
         return None
     return f"The database has schema {version}, but this process needs schema {required}."

@@ -28,8 +28,8 @@ def web() -> Flask:
 @functools.cache
 def load_app() -> Flask:
     """Import and create the application, once in a process. Workers that are forked later share its memory."""
-    from polyjob.app import make_app
+    from polyjob.app import make_app, preload
 
     app = make_app()
-    app.url_map.update()  # otherwise each worker would sort the routes in memory of its own
+    preload(app)
     return app
