@@ -31,7 +31,7 @@ PRAGMAS = {
     "synchronous": "full",
     "foreign_keys": "on",
     "busy_timeout": 30_000,
-    "cache_size": -2_000,  # KiB of each connection, of which there may be hundreds
+    "cache_size": -8_000,  # KiB; with 2,000, a page in the middle of 100,000 jobs takes one and a half times as long
     "temp_store": "memory",
 }
 

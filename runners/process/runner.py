@@ -59,8 +59,9 @@ LOOKS_PER_POLL = 10
 """Running jobs without news whose files a poll reads all the same. The next poll reads those of others."""
 NEWS_SECONDS = 0.5
 """Time within which a keeper announces the start or end of its job."""
-MAX_REMEMBERED_HANDLES = 1000
-"""Parsed handles in memory, about 500 bytes each. Those of jobs that have ended stay until others take their place."""
+MAX_REMEMBERED_HANDLES = 4000
+"""Parsed handles in memory, about 500 bytes each: enough for all jobs that run. Those of jobs that have ended stay
+until others take their place."""
 
 
 class ProcessRunner(Runner):

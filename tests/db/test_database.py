@@ -229,7 +229,3 @@ def test_writer_waits_for_other_processes(data_dir):
 def test_closing_is_idempotent(data_dir):
     close_database()
     close_database()
-
-
-def test_page_cache_of_each_connection_is_small(data_dir):
-    assert database.execute_sql("PRAGMA cache_size").fetchone() == (-2_000,)
