@@ -60,8 +60,7 @@ LOOKS_PER_POLL = 10
 NEWS_SECONDS = 0.5
 """Time within which a keeper announces the start or end of its job."""
 MAX_REMEMBERED_HANDLES = 4000
-"""Parsed handles in memory, about 500 bytes each: enough for all jobs that run. Those of jobs that have ended stay
-until others take their place."""
+"""Parsed handles in memory, about 500 bytes each. Those of jobs that have ended stay until others take their place."""
 
 
 class ProcessRunner(Runner):

@@ -24,6 +24,6 @@ print(sorted(set(sys.modules) - before), required_schema_version.cache_info().mi
 
 
 def test_worker_imports_nothing_for_its_first_request():
-    """Whatever a worker imports itself takes memory in each of them."""
+    """Each worker would need memory of its own for such a module."""
     output = subprocess.run([sys.executable, "-c", _SERVE], capture_output=True, text=True, check=True).stdout
     assert output == "[] 0\n"
