@@ -59,7 +59,7 @@ LOOKS_PER_POLL = 10
 """Running jobs without news whose files a poll reads all the same. The next poll reads those of others."""
 NEWS_SECONDS = 0.5
 """Time within which a keeper announces the start or end of its job."""
-MAX_REMEMBERED_HANDLES = 4000
+HANDLE_CACHE_SIZE = 4000
 """Parsed handles in memory, about 500 bytes each. Those of jobs that have ended stay until others take their place."""
 
 
@@ -379,7 +379,7 @@ class ProcessRunner(Runner):
             raise RunnerUnavailable(f"the folder {self.folder} cannot be used: {error.strerror}") from error
 
 
-@functools.lru_cache(MAX_REMEMBERED_HANDLES)
+@functools.lru_cache(HANDLE_CACHE_SIZE)
 def _parse_handle(handle: str) -> tuple[str, str]:
     """Return (the job's uuid, the boot id when the job was started).
 
